@@ -1,0 +1,45 @@
+"""See the training examples that taught a PyTorch model its answer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import views as _views  # noqa: F401 - signs the views up with Explanation
+from ._version import __version__
+from .errors import ChoiceError, DataError, DocumentError, ModelError, RelatifError
+from .explanation import Explanation
+
+if TYPE_CHECKING:
+    from .explainer import Explainer, TopK
+    from .views.widget import ExplanationWidget
+
+__all__ = [
+    "ChoiceError",
+    "DataError",
+    "DocumentError",
+    "Explainer",
+    "Explanation",
+    "ExplanationWidget",
+    "ModelError",
+    "RelatifError",
+    "TopK",
+    "__version__",
+]
+
+# A saved explanation opens without torch or Jupyter: these resolve when asked for.
+_LAZY = {
+    "Explainer": ".explainer",
+    "ExplanationWidget": ".views.widget",
+    "TopK": ".explainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,322 @@
+"""Any user's data set -> batches of (inputs, targets), class names, and the raw example to show."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
+
+from .errors import DataError
+
+TARGET_COLUMNS = ("label", "labels", "target", "targets", "y")
+INPUT_COLUMNS = ("pixel_values", "image", "img", "input", "inputs", "x", "features", "text")
+PROBE_SIZE = 32
+
+Collate = Callable[[list[Any]], Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set read by row number.
+
+    Attributes:
+        dataset: What the user gave.
+        length: Number of examples.
+        name: "train_set" or the like, for messages.
+        class_names: Names found in the data set, or None.
+    """
+
+    dataset: Any
+    length: int
+    name: str
+    collate: Collate | None = None
+    class_names: tuple[str, ...] | None = None
+    _raw: Any = field(default=None, repr=False)
+
+    def batch(self, rows: Sequence[int]) -> tuple[Any, Tensor | None]:
+        """Inputs and targets of some rows, as the data set gives them, collated.
+
+        Raises:
+            DataError: A row cannot be read or collated, or is not (input, target).
+        """
+        if isinstance(self.dataset, _Arrays):
+            index = torch.as_tensor(rows, dtype=torch.int64)
+            inputs = map_tensors(lambda x: x[index], self.dataset.inputs)
+            targets = None if self.dataset.targets is None else self.dataset.targets[index]
+            return inputs, targets
+        items = [self._item(row) for row in rows]
+        collate = self.collate or default_collate
+        if self.collate is None:
+            items = [_split(item, self.name, row) for item, row in zip(items, rows, strict=True)]
+        try:
+            batch = collate(items)
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise DataError(
+                f"{self.name}: examples {rows[0]} to {rows[-1]} do not stack into one batch ({error}). "
+                "Give the data set its evaluation transform (tensors of one shape), or pass collate_fn=."
+            ) from error
+        inputs, targets = _split(batch, self.name, rows[0])
+        return inputs, torch.as_tensor(targets)
+
+    def batches(self, size: int) -> Iterator[tuple[int, Any, Tensor | None]]:
+        """(first row, inputs, targets) in the data set's order."""
+        for start in range(0, self.length, size):
+            inputs, targets = self.batch(range(start, min(start + size, self.length)))
+            yield start, inputs, targets
+
+    def raw(self, row: int) -> Any:
+        """The example as a person would look at it: before transforms, where there is a before."""
+        source = self.dataset if self._raw is None else self._raw
+        if isinstance(source, _Arrays):
+            return map_tensors(lambda x: x[row], source.inputs)
+        return _split(source[row], self.name, row)[0]
+
+    def probe(self) -> None:
+        """Read a few examples twice, before the long work.
+
+        Raises:
+            DataError: The two passes disagree, as under random augmentation.
+        """
+        rows = sorted({int(row) for row in np.linspace(0, self.length - 1, PROBE_SIZE)})
+        for row in rows:
+            first, second = self.batch([row]), self.batch([row])
+            if not (_same(first[0], second[0]) and _same(first[1], second[1])):
+                raise DataError(
+                    f"{self.name}: example {row} differs between two passes over the data. Scores belong to "
+                    "fixed examples; pass the data set with its evaluation transform (no random augmentation)."
+                )
+
+    def _item(self, row: int) -> Any:
+        try:
+            return self.dataset[row]
+        except (IndexError, KeyError) as error:
+            raise DataError(
+                f"{self.name}: example {row} cannot be read ({type(error).__name__}: {error}) although its length "
+                f"is {self.length}. Expected a data set whose rows 0 to {self.length - 1} can be indexed."
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    inputs: Any
+    targets: Tensor | None
+
+
+def as_source(data: Any, name: str, collate: Collate | None = None) -> Source:
+    """Read a torch `Dataset`, a Hugging Face or torchvision data set, or a pair of arrays.
+
+    Raises:
+        DataError: Empty, not indexable, or a pair whose lengths differ.
+    """
+    if isinstance(data, DataLoader):
+        raise DataError(f"{name} is a DataLoader, whose order may change. Pass its data set: {name}=loader.dataset.")
+    if isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise DataError(
+            f"{name} is {type(data).__name__}, which has no length or cannot be indexed. Explanations name examples "
+            "by row: pass a map-style data set, or a pair (inputs, targets) of arrays."
+        )
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        data = data.tensors
+    if isinstance(data, tuple) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
+        inputs, targets = _as_tensor(data[0], name), _as_tensor(data[1], name)
+        if len(inputs) != len(targets):
+            raise DataError(f"{name} has {len(inputs)} inputs but {len(targets)} targets; expected as many of both.")
+        data = _Arrays(inputs, targets)
+        length = len(inputs)
+    else:
+        length = len(data)
+    if length == 0:
+        raise DataError(f"{name} is empty; expected at least one example.")
+    return Source(
+        dataset=data,
+        length=length,
+        name=name,
+        collate=collate,
+        class_names=_class_names(data),
+        _raw=_without_transform(data),
+    )
+
+
+def as_inputs(queries: Any, collate: Collate | None = None) -> Source:
+    """Read queries: a batch of inputs, or anything `as_source` reads (whose targets are then ignored)."""
+    if isinstance(queries, (Tensor, np.ndarray)) or isinstance(queries, Mapping):
+        inputs = map_tensors(lambda x: x, _tensors(queries))
+        length = batch_length(inputs)
+        if length == 0:
+            raise DataError("queries is empty; expected at least one example.")
+        return Source(dataset=_Arrays(inputs, None), length=length, name="queries", collate=collate)
+    if isinstance(queries, list) and queries and isinstance(queries[0], (Tensor, np.ndarray)):
+        shapes = {tuple(query.shape) for query in queries}
+        if len(shapes) > 1:
+            raise DataError(f"queries have shapes {sorted(shapes)}; expected one shape, or pass collate_fn=.")
+        return as_inputs(torch.stack([_as_tensor(query, "queries") for query in queries]), collate)
+    return as_source(queries, "queries", collate)
+
+
+def fit_inputs(inputs: Any, dtype: torch.dtype, device: torch.device, name: str, first: int) -> Any:
+    """Move a batch to the model's device and floating dtype.
+
+    Raises:
+        DataError: A value is NaN or infinite (with the example's index), or there
+            is nothing that a model could take.
+    """
+
+    def move(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value.to(device)
+        finite = value.flatten(1).isfinite().all(dim=1) if value.dim() > 1 else value.isfinite()
+        bad = torch.nonzero(~finite)
+        if len(bad):
+            raise DataError(
+                f"{name}: example {first + int(bad[0, 0])} holds NaN or infinity. "
+                "Clean the data, or leave that example out."
+            )
+        return value.to(device=device, dtype=dtype)
+
+    if not isinstance(inputs, (Tensor, Mapping, tuple, list)):
+        raise DataError(
+            f"{name}: inputs are {type(inputs).__name__}; expected tensors. Give the data set its transform to "
+            "tensors, or pass collate_fn=."
+        )
+    return map_tensors(move, inputs)
+
+
+def batch_length(inputs: Any) -> int:
+    """Number of examples in a batch of inputs.
+
+    Raises:
+        DataError: The tensors of a nested batch disagree, or there is none.
+    """
+    lengths: list[int] = []
+    map_tensors(lambda x: lengths.append(len(x)) or x, inputs)
+    if len(set(lengths)) != 1:
+        raise DataError(f"The tensors of one batch have {lengths or 'no'} rows; expected the same number in all.")
+    return lengths[0]
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """Apply `function` to every tensor of a nested tuple, list or dict; the rest stays."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {key: map_tensors(function, value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return tuple(map_tensors(function, value) for value in tree)
+    return tree
+
+
+class Fingerprint:
+    """SHA-256 of the data as read, batch by batch."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, *trees: Any) -> None:
+        for tree in trees:
+            map_tensors(self._add, tree)
+
+    def _add(self, value: Tensor) -> Tensor:
+        self._digest.update(f"{tuple(value.shape[1:])}{value.dtype}".encode())
+        self._digest.update(value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
+                            if value.dim() else str(value.item()).encode())
+        return value
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _split(item: Any, name: str, row: int) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        target = next((key for key in TARGET_COLUMNS if key in item), None)
+        rest = [key for key in item if key != target]
+        if target is None or not rest:
+            raise DataError(
+                f"{name}: example {row} has the columns {list(item)}; expected one of {list(TARGET_COLUMNS)} and an "
+                "input. Rename the columns, or pass collate_fn= that returns (inputs, targets)."
+            )
+        known = [key for key in INPUT_COLUMNS if key in rest]
+        if len(rest) == 1:
+            return item[rest[0]], item[target]
+        if "input_ids" in rest:  # a tokenizer's output goes to the model by name
+            return {key: item[key] for key in rest if _is_numeric(item[key])}, item[target]
+        if known:
+            return item[known[0]], item[target]
+        raise DataError(
+            f"{name}: example {row} has several possible inputs {rest}. Keep one column, or pass collate_fn= that "
+            "returns (inputs, targets)."
+        )
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        return item[0], item[1]
+    seen = f"{len(item)} parts" if isinstance(item, (tuple, list)) else type(item).__name__
+    raise DataError(f"{name}: example {row} is {seen}; expected a pair (input, target).")
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray, int, float)) or (
+        isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], (int, float))
+    )
+
+
+def _as_tensor(value: Any, name: str) -> Tensor:
+    try:
+        return value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: {type(value).__name__} is no array of numbers ({error}).") from error
+
+
+def _tensors(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _tensors(value) for key, value in tree.items()}
+    return _as_tensor(tree, "queries")
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first.shape != second.shape:
+            return False
+        equal = first == second
+        if first.is_floating_point():
+            equal = equal | (first.isnan() & second.isnan())  # NaN has its own error, with its own words
+        return bool(equal.all())
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
+    if isinstance(first, (tuple, list)) and isinstance(second, (tuple, list)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return bool(first == second) if not isinstance(first, Tensor) else False
+
+
+def _class_names(dataset: Any) -> tuple[str, ...] | None:
+    if isinstance(dataset, Subset):
+        return _class_names(dataset.dataset)
+    features = getattr(dataset, "features", None)
+    if isinstance(features, Mapping):  # Hugging Face
+        for key in TARGET_COLUMNS:
+            names = getattr(features.get(key), "names", None)
+            if names:
+                return tuple(map(str, names))
+    classes = getattr(dataset, "classes", None)  # torchvision
+    if isinstance(classes, (list, tuple)):
+        return tuple(map(str, classes))
+    return None
+
+
+def _without_transform(dataset: Any) -> Any:
+    if isinstance(dataset, Subset):
+        inner = _without_transform(dataset.dataset)
+        return None if inner is None else Subset(inner, dataset.indices)
+    if callable(getattr(dataset, "with_format", None)) and hasattr(dataset, "features"):  # Hugging Face
+        return dataset.with_format(None)
+    if getattr(dataset, "transform", None) is not None:  # torchvision
+        bare = copy.copy(dataset)
+        bare.transform = None
+        if hasattr(bare, "transforms"):
+            bare.transforms = None
+        return bare
+    return None

@@ -1,0 +1,42 @@
+"""The errors a user can meet: what was seen, what was expected, what to try."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RelatifError(Exception):
+    """Base of every error that relatif_widgets raises on purpose."""
+
+
+class DataError(RelatifError, ValueError):
+    """A data set, an input or a label is not what scoring needs."""
+
+
+class ModelError(RelatifError, ValueError):
+    """The model, its parameters, its outputs or its loss cannot be scored."""
+
+
+class ChoiceError(RelatifError, ValueError):
+    """A name or a number given for an option is not one of the possible ones."""
+
+
+class DocumentError(RelatifError, ValueError):
+    """A saved explanation is damaged, or written by a newer major version."""
+
+
+def unknown_name(option: str, seen: object, known: Iterable[str]) -> ChoiceError:
+    """Build the error for a word that names nothing, with the nearest word that does.
+
+    >>> print(unknown_name("method", "influnce", ["influence", "nearest"]))
+    method='influnce' is not known; expected one of 'influence', 'nearest'. Did you mean 'influence'?
+    """
+    names = list(known)
+    expected = ", ".join(repr(name) for name in names)
+    message = f"{option}={seen!r} is not known; expected one of {expected}."
+    near = difflib.get_close_matches(str(seen).lower(), [name.lower() for name in names], n=1, cutoff=0.4)
+    if near:
+        nearest = next(name for name in names if name.lower() == near[0])
+        message += f" Did you mean {nearest!r}?"
+    return ChoiceError(message)

@@ -1,0 +1,156 @@
+"""Per-example gradients and Jacobians, flattened to rows of P numbers.
+
+Layout: parameters in the order of `Objective.parameters`, each flattened
+row-major, concatenated. Every row in this package follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad, jacrev, vmap
+
+from .data import batch_length, map_tensors
+from .errors import ModelError
+from .objective import Objective
+
+
+@dataclass(frozen=True)
+class GradientBatch:
+    """What one batch of examples contributes; each quantity is computed when first asked for.
+
+    Attributes:
+        objective: The function that is differentiated.
+        inputs: A batch of inputs: a tensor, or a tuple or dict of them.
+        targets: Their targets, as `Loss.as_targets` returns them.
+        first: Position of the batch's first example, for error messages.
+    """
+
+    objective: Objective
+    inputs: Any
+    targets: Tensor
+    first: int = 0
+
+    @cached_property
+    def outputs(self) -> Float[Tensor, "batch output"]:
+        """f(x, θ*)."""
+        return self.outputs_and_jacobian[0] if "outputs_and_jacobian" in self.__dict__ else self._forward()
+
+    @cached_property
+    def losses(self) -> Float[Tensor, "batch"]:
+        """ℓ(z_i, θ*)."""
+        return self.objective.loss.per_example(self.outputs, self.targets)
+
+    @property
+    def jacobian(self) -> Float[Tensor, "batch output param"]:
+        """∂f(x_i)/∂θ."""
+        return self.outputs_and_jacobian[1]
+
+    @cached_property
+    def outputs_and_jacobian(
+        self,
+    ) -> tuple[Float[Tensor, "batch output"], Float[Tensor, "batch output param"]]:
+        outputs, jacobian = output_jacobian(self.objective, self.inputs)
+        self._check(outputs, "The model's output")
+        return outputs, jacobian
+
+    @cached_property
+    def gradients(self) -> Float[Tensor, "batch param"]:
+        """g_i = ∇_θ ℓ(z_i, θ*).
+
+        Raises:
+            ModelError: A gradient is NaN or infinite (with the example's index).
+        """
+        if "outputs_and_jacobian" in self.__dict__:
+            # Chain rule through the outputs: no second backward pass.
+            outputs = self.outputs.detach().requires_grad_()
+            with torch.enable_grad():
+                total = self.objective.loss.per_example(outputs, self.targets).sum()
+                (delta,) = torch.autograd.grad(total, outputs)
+            gradients = torch.einsum("bo,bop->bp", delta, self.jacobian)
+        else:
+            gradients = per_example_gradients(self.objective, self.inputs, self.targets)
+        self._check(gradients, "The gradient")
+        return gradients
+
+    def _forward(self) -> Tensor:
+        with torch.no_grad():
+            outputs = self.objective.outputs(self.objective.parameters, self.inputs)
+        self._check(outputs, "The model's output")
+        return outputs
+
+    def _check(self, values: Tensor, what: str) -> None:
+        bad = torch.nonzero(~values.flatten(1).isfinite().all(dim=1))
+        if len(bad):
+            raise ModelError(
+                f"{what} for example {self.first + int(bad[0, 0])} is NaN or infinite, although its input is "
+                "finite. Look for an overflow in the model or a loss that is infinite there."
+            )
+
+
+def per_example_gradients(
+    objective: Objective, inputs: Any, targets: Tensor
+) -> Float[Tensor, "batch param"]:
+    """g_i for every example of a batch, by `vmap` or, where that cannot, one by one."""
+
+    def loss(parameters: Mapping[str, Tensor], example: Any, target: Tensor) -> Tensor:
+        outputs = objective.outputs(parameters, map_tensors(lambda x: x[None], example))
+        return objective.loss.per_example(outputs, target[None])[0]
+
+    return _over_batch(grad(loss), objective, inputs, targets, _flatten)
+
+
+def output_jacobian(
+    objective: Objective, inputs: Any
+) -> tuple[Float[Tensor, "batch output"], Float[Tensor, "batch output param"]]:
+    """f(x_i) and ∂f(x_i)/∂θ for every example of a batch."""
+
+    def outputs(parameters: Mapping[str, Tensor], example: Any, _: Tensor) -> tuple[Tensor, Tensor]:
+        values = objective.outputs(parameters, map_tensors(lambda x: x[None], example))[0]
+        return values, values
+
+    def flatten(result: tuple[Mapping[str, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        jacobians, values = result
+        return values, _flatten(jacobians, keep=1)
+
+    unused = torch.zeros(batch_length(inputs), device=objective.device)
+    return _over_batch(jacrev(outputs, has_aux=True), objective, inputs, unused, flatten)
+
+
+def _over_batch(
+    function: Callable[..., Any],
+    objective: Objective,
+    inputs: Any,
+    targets: Tensor,
+    finish: Callable[[Any], Any],
+) -> Any:
+    parameters = objective.parameters
+    try:
+        return finish(vmap(function, in_dims=(None, 0, 0))(parameters, inputs, targets))
+    except (RuntimeError, NotImplementedError):
+        # GRU, RNN and data-dependent Python control flow have no batching rule.
+        # A fault of the model itself shows up again in the loop, unwrapped.
+        pass
+    rows = [
+        finish(_unsqueeze(function(parameters, map_tensors(lambda x, i=i: x[i], inputs), targets[i])))
+        for i in range(len(targets))
+    ]
+    if isinstance(rows[0], Tensor):
+        return torch.cat(rows)
+    return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+
+
+def _unsqueeze(result: Any) -> Any:
+    return map_tensors(lambda x: x[None], result)
+
+
+def _flatten(tree: Mapping[str, Tensor], keep: int = 0) -> Tensor:
+    # keep: how many dimensions after the batch come before the parameter's own
+    return torch.cat([value.flatten(1 + keep) if value.dim() > 1 + keep else value[..., None]
+                      for value in tree.values()], dim=1 + keep)

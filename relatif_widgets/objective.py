@@ -1,0 +1,461 @@
+"""The function that is differentiated: model, per-example loss, chosen parameters.
+
+An `Objective` is a frozen snapshot: it holds detached copies of the parameters,
+so scoring never touches the user's tensors, and later training of the model
+does not change explanations that were already fitted.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .errors import ChoiceError, DataError, ModelError, unknown_name
+
+LossLike = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
+ParameterChoice = str | Sequence[str] | Callable[[str, nn.Parameter], bool] | None
+
+
+class Loss:
+    """A per-example loss ℓ(f, y) of the model's outputs f [batch, outputs].
+
+    Attributes:
+        name: What to call it.
+        is_classification: Whether targets are classes with probabilities.
+    """
+
+    name: str
+    is_classification = False
+
+    def per_example(
+        self, outputs: Float[Tensor, "batch output"], targets: Tensor
+    ) -> Float[Tensor, "batch"]:
+        """ℓ for every example of a batch."""
+        raise NotImplementedError
+
+    def curvature_factor(
+        self, outputs: Float[Tensor, "batch output"]
+    ) -> Float[Tensor, "batch factor output"]:
+        """B with BᵀB = E_{y∼p_θ(·|x)} ∇²_f ℓ(f, y).
+
+        Where ℓ = −log p_θ this is the Fisher of the outputs, and JᵀBᵀBJ is the
+        example's term in Eq. (7), page 3, exact over the model's own labels.
+        With class weights, label smoothing or a mean over outputs it is the same
+        expectation of the loss that is really minimised.
+
+        Raises:
+            ModelError: The loss has no known likelihood.
+        """
+        raise ModelError(
+            f"loss {self.name!r} has no known likelihood, so its Fisher is undefined. "
+            'Use loss="cross_entropy", "bce_with_logits" or "mse", or curvature="identity".'
+        )
+
+    def probabilities(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch cls"] | None:
+        """The model's probability of every class, or None for a regression."""
+        return None
+
+    def predicted(self, outputs: Float[Tensor, "batch output"]) -> Tensor:
+        """The class the model predicts, as a target; a regression has none.
+
+        Raises:
+            DataError: This loss has no classes.
+        """
+        raise DataError(
+            f"With loss {self.name!r} a query needs its target: there is no predicted class, and at the "
+            "prediction itself a regression's gradient is zero. Pass labels=[target, ...]."
+        )
+
+    def as_targets(self, targets: Tensor, outputs: int) -> Tensor:
+        """Targets in the dtype and shape that the loss wants, checked against the outputs.
+
+        Raises:
+            DataError: A target is not one the outputs can express (with its position).
+        """
+        return targets
+
+    def class_count(self, outputs: int) -> int | None:
+        """Number of classes of a model with this many outputs, None for a regression."""
+        return None
+
+
+class CrossEntropy(Loss):
+    """−log softmax(f)_y, with class weights and label smoothing as torch counts them."""
+
+    name = "cross_entropy"
+    is_classification = True
+
+    def __init__(self, weight: Tensor | None = None, label_smoothing: float = 0.0) -> None:
+        self.weight = weight
+        self.label_smoothing = label_smoothing
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(
+            outputs,
+            targets,
+            weight=self._weight(outputs),
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+
+    def curvature_factor(self, outputs: Tensor) -> Tensor:
+        probabilities = outputs.softmax(1)
+        scale = probabilities.new_ones(len(probabilities))
+        weight = self._weight(outputs)
+        if weight is not None:
+            # ∇²_f ℓ(f, y) = s_y (diag p − ppᵀ) with s_y the total weight of the target
+            # distribution; its expectation over y ∼ p:
+            smoothed = (1 - self.label_smoothing) * weight + self.label_smoothing * weight.mean()
+            scale = probabilities @ smoothed
+        # Row y is √p_y (e_y − p): the square root of p_y times the gradient of log p_y.
+        eye = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
+        return (scale[:, None] * probabilities).sqrt()[:, :, None] * (eye - probabilities[:, None, :])
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(1)
+
+    def predicted(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(1)
+
+    def as_targets(self, targets: Tensor, outputs: int) -> Tensor:
+        if targets.is_floating_point() and bool((targets != targets.round()).any()):
+            raise DataError(
+                f"cross_entropy needs class indices, but a target is {_first_non_integer(targets):g}. "
+                'For a regression pass loss="mse".'
+            )
+        targets = targets.reshape(-1).long()
+        outside = torch.nonzero((targets < 0) | (targets >= outputs)).reshape(-1)
+        if len(outside):
+            where = int(outside[0])
+            raise DataError(
+                f"Label {int(targets[where])} at position {where} is outside the model's {outputs} outputs; "
+                f"expected 0 to {outputs - 1}. Check the label encoding or the size of the last layer."
+            )
+        return targets
+
+    def class_count(self, outputs: int) -> int:
+        return outputs
+
+    def _weight(self, outputs: Tensor) -> Tensor | None:
+        return None if self.weight is None else self.weight.detach().to(outputs)
+
+
+class BinaryCrossEntropy(Loss):
+    """Sigmoid cross entropy, summed or averaged over the outputs of one example."""
+
+    name = "bce_with_logits"
+    is_classification = True
+
+    def __init__(
+        self, weight: Tensor | None = None, pos_weight: Tensor | None = None, *, average: bool = False
+    ) -> None:
+        self.weight = weight
+        self.pos_weight = pos_weight
+        self.average = average
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = nn.functional.binary_cross_entropy_with_logits(
+            outputs,
+            targets,
+            weight=_like(self.weight, outputs),
+            pos_weight=_like(self.pos_weight, outputs),
+            reduction="none",
+        )
+        return losses.mean(1) if self.average else losses.sum(1)
+
+    def curvature_factor(self, outputs: Tensor) -> Tensor:
+        positive = outputs.sigmoid()
+        # ∇² = (pos_weight·y + 1 − y) σ(1−σ), expectation over y ∼ Bernoulli(σ).
+        scale = positive * (1 - positive)
+        if self.pos_weight is not None:
+            scale = scale * (self.pos_weight.to(outputs) * positive + 1 - positive)
+        if self.weight is not None:
+            scale = scale * self.weight.to(outputs)
+        if self.average:
+            scale = scale / outputs.shape[1]
+        return torch.diag_embed(scale.sqrt())
+
+    def probabilities(self, outputs: Tensor) -> Tensor | None:
+        if outputs.shape[1] != 1:
+            return None
+        positive = outputs.sigmoid()
+        return torch.cat([1 - positive, positive], dim=1)
+
+    def predicted(self, outputs: Tensor) -> Tensor:
+        return (outputs > 0).to(outputs.dtype)
+
+    def as_targets(self, targets: Tensor, outputs: int) -> Tensor:
+        dtype = targets.dtype if targets.is_floating_point() else torch.get_default_dtype()
+        if targets.numel() % outputs:
+            raise DataError(
+                f"{targets.numel()} targets do not fill {outputs} outputs an example. "
+                "bce_with_logits needs a 0 or 1 for every output."
+            )
+        targets = targets.reshape(-1, outputs).to(dtype)
+        outside = torch.nonzero((targets < 0) | (targets > 1) | targets.isnan())
+        if len(outside):
+            where = int(outside[0, 0])
+            raise DataError(
+                f"Label {targets[where].tolist()} at position {where} is outside the model's outputs; "
+                "bce_with_logits expects targets from 0 to 1."
+            )
+        return targets
+
+    def class_count(self, outputs: int) -> int | None:
+        return 2 if outputs == 1 else None
+
+
+class SquaredError(Loss):
+    """scale · ‖f − y‖²; with ½ the negative log-likelihood of a unit-variance Gaussian."""
+
+    name = "mse"
+
+    def __init__(self, scale: float = 0.5, *, average: bool = False) -> None:
+        self.scale = scale
+        self.average = average
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        squares = (outputs - targets).square()
+        return self.scale * (squares.mean(1) if self.average else squares.sum(1))
+
+    def curvature_factor(self, outputs: Tensor) -> Tensor:
+        width = outputs.shape[1]
+        scale = 2 * self.scale / (width if self.average else 1)
+        eye = torch.eye(width, dtype=outputs.dtype, device=outputs.device)
+        return (scale**0.5 * eye).expand(len(outputs), width, width)
+
+    def as_targets(self, targets: Tensor, outputs: int) -> Tensor:
+        dtype = targets.dtype if targets.is_floating_point() else torch.get_default_dtype()
+        if targets.numel() % outputs:
+            raise DataError(f"{targets.numel()} target values do not fill {outputs} outputs an example.")
+        return targets.reshape(-1, outputs).to(dtype)
+
+
+class CustomLoss(Loss):
+    """Any callable (outputs, targets) → [batch], or a torch loss module."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], name: str, reduction: str) -> None:
+        self.function = function
+        self.name = name
+        self.reduction = reduction
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = self.function(outputs, targets)
+        if losses.dim() == 0 or len(losses) != len(outputs):
+            raise ModelError(
+                f"loss {self.name!r} gave shape {list(losses.shape)} for a batch of {len(outputs)}; "
+                'expected one loss per example. Build it with reduction="none", or return a tensor [batch].'
+            )
+        if losses.dim() > 1:
+            losses = losses.flatten(1)
+            losses = losses.sum(1) if self.reduction == "sum" else losses.mean(1)
+        return losses
+
+
+_LOSSES: dict[str, Callable[[], Loss]] = {
+    "cross_entropy": CrossEntropy,
+    "bce_with_logits": BinaryCrossEntropy,
+    "mse": SquaredError,
+}
+
+
+def as_loss(loss: LossLike) -> Loss:
+    """The `Loss` that a name, a torch loss module or a callable stands for.
+
+    A module's weights and its way of averaging the outputs *of one example* are
+    kept; its averaging over the batch is not, since examples are scored one by one.
+
+    Raises:
+        ChoiceError: The name is unknown, or this is no loss.
+    """
+    if isinstance(loss, str):
+        if loss not in _LOSSES:
+            raise unknown_name("loss", loss, _LOSSES)
+        return _LOSSES[loss]()
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return CrossEntropy(loss.weight, loss.label_smoothing)
+    average = getattr(loss, "reduction", "mean") != "sum"
+    if isinstance(loss, nn.BCEWithLogitsLoss):
+        return BinaryCrossEntropy(loss.weight, loss.pos_weight, average=average)
+    if isinstance(loss, nn.MSELoss):
+        return SquaredError(1.0, average=average)
+    if isinstance(loss, nn.Module):
+        name = type(loss).__name__
+        if hasattr(loss, "reduction"):
+            loss = copy.copy(loss)
+            reduction, loss.reduction = loss.reduction, "none"
+            return CustomLoss(loss, name, str(reduction))
+        return CustomLoss(loss, name, "mean")
+    if callable(loss):
+        return CustomLoss(loss, getattr(loss, "__name__", type(loss).__name__), "mean")
+    raise ChoiceError(
+        f"loss={loss!r} is no loss; expected one of {', '.join(map(repr, _LOSSES))}, a torch loss module "
+        "or a callable (outputs, targets) -> [batch]."
+    )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """ℓ(z, θ) as a function of the chosen parameters θ, everything else held fixed.
+
+    Attributes:
+        model: The user's module; run in evaluation mode, never changed.
+        loss: The per-example loss.
+        parameters: The chosen parameters by name, detached copies.
+        frozen: The other parameters and the buffers, detached copies.
+    """
+
+    model: nn.Module
+    loss: Loss
+    parameters: dict[str, Tensor]
+    frozen: dict[str, Tensor]
+
+    @property
+    def size(self) -> int:
+        """P, the number of chosen parameters."""
+        return sum(value.numel() for value in self.parameters.values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.parameters.values())).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    def outputs(self, parameters: Mapping[str, Tensor], inputs: Any) -> Float[Tensor, "batch output"]:
+        """The model's outputs for a batch, flattened to [batch, outputs]."""
+        args, kwargs = _call_arguments(inputs)
+        raw = functional_call(self.model, {**self.frozen, **parameters}, args, kwargs)
+        raw = getattr(raw, "logits", raw)  # Hugging Face models return a named tuple
+        if not isinstance(raw, Tensor):
+            raise ModelError(
+                f"The model returned {type(raw).__name__}; expected a tensor [batch, outputs]. "
+                "Wrap it in a module that returns the logits."
+            )
+        if raw.dim() == 1:
+            raw = raw[:, None]
+        if raw.dim() != 2:
+            raise ModelError(
+                f"The model returned shape {list(raw.shape)}; expected [batch, outputs], one prediction an "
+                "example. Wrap it in a module that flattens or pools the rest."
+            )
+        return raw
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the chosen parameters' names, shapes and values."""
+        digest = hashlib.sha256()
+        for name, value in self.parameters.items():
+            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Run the model in evaluation mode; give it and the random state back as they were."""
+        training = {module: module.training for module in self.model.modules()}
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            try:
+                self.model.eval()
+                yield
+            finally:
+                # Not model.train(): modules may stand in different modes.
+                for module, mode in training.items():
+                    module.training = mode
+
+
+def make_objective(
+    model: nn.Module,
+    loss: LossLike = "cross_entropy",
+    parameters: ParameterChoice = None,
+    device: torch.device | str | None = None,
+) -> Objective:
+    """Snapshot a model for scoring.
+
+    Raises:
+        ModelError: Not a module, no parameter chosen, a weight that is NaN or
+            infinite, or normalisation that depends on the rest of the batch.
+        ChoiceError: `parameters` or `loss` names nothing.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model is {type(model).__name__}; expected a torch.nn.Module.")
+    chosen = _chosen_names(model, parameters)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ModelError(
+                f"{type(module).__name__} {name!r} has no running statistics, so one example's loss depends "
+                "on the rest of its batch. Use track_running_stats=True, GroupNorm or LayerNorm."
+            )
+    values = {
+        name: _snapshot(value, device) for name, value in (*model.named_parameters(), *model.named_buffers())
+    }
+    for name, value in values.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ModelError(f"Weight {name!r} holds NaN or infinity. Did training diverge?")
+    return Objective(
+        model=model,
+        loss=as_loss(loss),
+        parameters={name: values[name] for name in chosen},
+        frozen={name: value for name, value in values.items() if name not in chosen},
+    )
+
+
+def _chosen_names(model: nn.Module, parameters: ParameterChoice) -> list[str]:
+    named = dict(model.named_parameters())
+    if parameters is None:
+        chosen = [name for name, value in named.items() if value.requires_grad]
+        if not chosen:
+            raise ModelError(
+                f"None of the model's {len(named)} parameters requires a gradient. "
+                "Name those to score: parameters=['fc.weight', 'fc.bias'] or parameters='fc'."
+            )
+        return chosen
+    if callable(parameters):
+        chosen = [name for name, value in named.items() if parameters(name, value)]
+        if not chosen:
+            raise ChoiceError(f"parameters= chose none of {', '.join(named) or 'no parameters'}.")
+        return chosen
+    wanted = [parameters] if isinstance(parameters, str) else list(parameters)
+    if not wanted:
+        raise ChoiceError(f"parameters=[] chooses nothing; the model has {', '.join(named)}.")
+    chosen = []
+    for want in wanted:
+        found = [name for name in named if name == want or name.startswith(f"{want}.")]
+        if not found:
+            modules = [name for name, _ in model.named_modules() if name]
+            raise unknown_name("parameters", want, [*modules, *named])
+        chosen += [name for name in found if name not in chosen]
+    return [name for name in named if name in chosen]
+
+
+def _snapshot(value: Tensor, device: torch.device | str | None) -> Tensor:
+    copied = value.detach().clone()
+    if copied.dtype in (torch.float16, torch.bfloat16):
+        copied = copied.float()  # sums of squared half-precision gradients overflow
+    return copied if device is None else copied.to(device)
+
+
+def _call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def _first_non_integer(targets: Tensor) -> float:
+    return float(targets[targets != targets.round()].reshape(-1)[0])
+
+
+def _like(value: Tensor | None, outputs: Tensor) -> Tensor | None:
+    return None if value is None else value.detach().to(outputs)
