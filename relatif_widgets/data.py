@@ -65,6 +65,12 @@ class Source:
         inputs, targets = _split(batch, self.name, rows[0])
         return inputs, torch.as_tensor(targets)
 
+    def in_memory(self) -> tuple[Any, Tensor] | None:
+        """All inputs and targets where they are arrays already, so that checking them costs little."""
+        if isinstance(self.dataset, _Arrays) and self.dataset.targets is not None:
+            return self.dataset.inputs, self.dataset.targets
+        return None
+
     def batches(self, size: int) -> Iterator[tuple[int, Any, Tensor | None]]:
         """(first row, inputs, targets) in the data set's order."""
         for start in range(0, self.length, size):
@@ -116,7 +122,9 @@ def as_source(data: Any, name: str, collate: Collate | None = None) -> Source:
         DataError: Empty, not indexable, or a pair whose lengths differ.
     """
     if isinstance(data, DataLoader):
-        raise DataError(f"{name} is a DataLoader, whose order may change. Pass its data set: {name}=loader.dataset.")
+        raise DataError(
+            f"{name} is a DataLoader, whose order may change. Pass its data set: {name}=loader.dataset."
+        )
     if isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise DataError(
             f"{name} is {type(data).__name__}, which has no length or cannot be indexed. Explanations name examples "
@@ -127,7 +135,9 @@ def as_source(data: Any, name: str, collate: Collate | None = None) -> Source:
     if isinstance(data, tuple) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
         inputs, targets = _as_tensor(data[0], name), _as_tensor(data[1], name)
         if len(inputs) != len(targets):
-            raise DataError(f"{name} has {len(inputs)} inputs but {len(targets)} targets; expected as many of both.")
+            raise DataError(
+                f"{name} has {len(inputs)} inputs but {len(targets)} targets; expected as many of both."
+            )
         data = _Arrays(inputs, targets)
         length = len(inputs)
     else:
@@ -195,9 +205,16 @@ def batch_length(inputs: Any) -> int:
         DataError: The tensors of a nested batch disagree, or there is none.
     """
     lengths: list[int] = []
-    map_tensors(lambda x: lengths.append(len(x)) or x, inputs)
+
+    def note(value: Tensor) -> Tensor:
+        lengths.append(len(value))
+        return value
+
+    map_tensors(note, inputs)
     if len(set(lengths)) != 1:
-        raise DataError(f"The tensors of one batch have {lengths or 'no'} rows; expected the same number in all.")
+        raise DataError(
+            f"The tensors of one batch have {lengths or 'no'} rows; expected the same number in all."
+        )
     return lengths[0]
 
 
@@ -224,8 +241,11 @@ class Fingerprint:
 
     def _add(self, value: Tensor) -> Tensor:
         self._digest.update(f"{tuple(value.shape[1:])}{value.dtype}".encode())
-        self._digest.update(value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
-                            if value.dim() else str(value.item()).encode())
+        self._digest.update(
+            value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
+            if value.dim()
+            else str(value.item()).encode()
+        )
         return value
 
     def hexdigest(self) -> str:

@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-import re
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import media, scores
-from ._version import __version__
+from . import documents, fitting, media, scores
 from .curvature import Curvature, as_curvature
-from .data import Collate, Fingerprint, Source, as_inputs, as_source, batch_length, fit_inputs, map_tensors
-from .errors import ChoiceError, DataError, ModelError, RelatifError, unknown_name
-from .explanation import (
-    METHODS,
-    SIGNS,
-    Explanation,
-    Method,
-    Panel,
-    Provenance,
-    Query,
-    Ranking,
-    Settings,
-    Sign,
-    TableSign,
-    TrainingExample,
-)
+from .data import Collate, as_inputs, as_source, map_tensors
+from .errors import ChoiceError, DataError, RelatifError, unknown_name
+from .explanation import METHODS, SIGNS, Explanation, Method, Sign
 from .gradients import GradientBatch
-from .index import Index
-from .neighbors import Neighbors, flatten_inputs
+from .index import Index, RelativeMethod
+from .neighbors import no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
+from .rankings import TOP, Progress
+from .task import Label, attach
 
 if TYPE_CHECKING:
     from .queries import QuerySet
 
 DAMPINGS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The default damping stops."""
-
-TOP = 20
-"""Examples that a ranking table keeps per method, sign and stop."""
-
-Progress = Callable[[float], None]
-Label = str | int | float
-_CHUNK_BYTES = 256 << 20
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 @dataclass(frozen=True)
@@ -69,21 +45,6 @@ class TopK:
     indices: Int[Tensor, "query k"]
     scores: Float[Tensor, "query k"]
     certified: Bool[Tensor, "query"]
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    index: Index
-    neighbors: Neighbors | None
-    targets: Tensor
-    losses: Tensor
-    predicted: Tensor | None
-    probability: Tensor | None
-    outputs: int
-    class_names: tuple[str, ...]
-    example_shape: Any
-    data_fingerprint: str
-    seconds: float
 
 
 class Explainer:
@@ -140,23 +101,22 @@ class Explainer:
         class_names: Sequence[str] | None = None,
         render: media.Render | None = None,
     ) -> None:
-        self.damping = _damping(damping)
-        self.dampings = tuple(sorted({*map(_damping, dampings), self.damping}))
-        self._objective = make_objective(model, loss, parameters, device)
-        self._curvature = as_curvature(curvature, self._objective.size)
-        self._collate = collate_fn
-        self._source = as_source(train_set, "train_set", collate_fn)
-        self._class_names = None if class_names is None else tuple(map(str, class_names))
-        if batch_size is not None and batch_size < 1:
+        self.damping = as_damping(damping)
+        self.dampings = tuple(sorted({*map(as_damping, dampings), self.damping}))
+        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
             raise ChoiceError(f"batch_size={batch_size}; expected at least 1.")
-        self._batch_size = batch_size
-        self._memory_limit = _bytes(memory_limit)
+        limit = fitting.as_bytes(memory_limit)
+        objective = make_objective(model, loss, parameters, device)
+        self._curvature = as_curvature(curvature, objective.size)
+        self._collate = collate_fn
         self._render = render
-        self._fitted: _Fitted | None = None
-        # functional_call swaps tensors on the user's module while it runs.
-        self._lock = threading.RLock()
-
-    # Fitting
+        self._task = attach(
+            objective, as_source(train_set, "train_set", collate_fn), class_names, self._curvature
+        )
+        self._chunk = fitting.chunk_size(self._task, self._curvature, batch_size, limit)
+        if limit is not None:
+            fitting.check_memory(self._task, self._curvature, self._chunk, limit)
+        self._fitted: fitting.Fitted | None = None
 
     def fit(self, *, progress: bool = True) -> Explainer:
         """Rotate every training gradient into the curvature's eigenbasis, once.
@@ -168,63 +128,18 @@ class Explainer:
             Itself, ready for questions.
 
         Raises:
-            DataError: Labels outside the model's outputs, NaN or infinite inputs
-                (with the index), or a data set whose passes disagree.
-            ModelError: A loss that is not per example, non-finite outputs or
-                gradients (with the index), or too little memory.
+            DataError: Labels outside the model's outputs, NaN or infinite inputs (with the index).
+            ModelError: Outputs or gradients that are not finite (with the index).
         """
-        started = time.perf_counter()
-        with self._lock, self._objective.evaluating():
-            self._source.probe()
-            outputs = self._trial_run()
-            self._check_memory(outputs)
-            with tqdm(total=self.train_size, desc="gradients", unit="ex", disable=not progress) as bar:
-                self._fitted = self._fit(outputs, bar, started)
-                bar.set_description("fitted")
-        return self
+        with tqdm(total=self.train_size, unit=" examples", disable=not progress) as bar:
 
-    def _fit(self, outputs: int, bar: Any, started: float) -> _Fitted:
-        size, device, dtype = self.parameter_count, self._objective.device, self._objective.dtype
-        rows = torch.empty(self.train_size, size, dtype=dtype, device=device)
-        losses = torch.empty(self.train_size, dtype=dtype, device=device)
-        fingerprint = Fingerprint()
-        all_targets, predicted, probability, flat = [], [], [], []
-        self._curvature.begin(self._objective)
-        shape: Any = None
-        for batch in self._batches(self._source, self._chunk(outputs)):
-            part = slice(batch.first, batch.first + len(batch.targets))
-            fingerprint.add(batch.inputs, batch.targets)
-            self._curvature.update(batch)
-            rows[part] = batch.gradients
-            losses[part] = batch.losses
-            all_targets.append(batch.targets)
-            probabilities = self._objective.loss.probabilities(batch.outputs)
-            if probabilities is not None:
-                classes = self._classes(batch.targets)
-                predicted.append(probabilities.argmax(1))
-                probability.append(probabilities.gather(1, classes[:, None])[:, 0])
-            if isinstance(batch.inputs, Tensor):
-                flat.append(flatten_inputs(batch.inputs))
-            shape = map_tensors(lambda x: list(x.shape[1:]), batch.inputs)
-            bar.update(len(batch.targets))
-        bar.set_description("eigenbasis")
-        basis = self._curvature.finish()
-        bar.set_description("rotating")
-        index = Index(basis, _rotated(basis.rotate, rows))
-        index.prepare(self.dampings if basis.damped else (self.damping,))
-        return _Fitted(
-            index=index,
-            neighbors=Neighbors(torch.cat(flat)) if flat and len({x.shape[1] for x in flat}) == 1 else None,
-            targets=torch.cat(all_targets),
-            losses=losses,
-            predicted=torch.cat(predicted) if predicted else None,
-            probability=torch.cat(probability) if probability else None,
-            outputs=outputs,
-            class_names=self._names(outputs),
-            example_shape=shape,
-            data_fingerprint=fingerprint.hexdigest(),
-            seconds=time.perf_counter() - started,
-        )
+            def report(stage: str, done: int) -> None:
+                bar.set_description(stage, refresh=not done)
+                bar.update(done)
+
+            self._fitted = fitting.fit(self._task, self._curvature, self.dampings, self._chunk, report)
+            bar.set_description("fitted")
+        return self
 
     # Asking
 
@@ -281,10 +196,12 @@ class Explainer:
         Returns:
             Indices and scores, best first; equal scores by ascending index.
         """
-        self._known("sign", sign, SIGNS)
-        self._known("method", method, METHODS)
+        _known("sign", sign, SIGNS)
+        _known("method", method, METHODS)
         if method == "nearest" and sign != "positive":
-            raise ChoiceError(f'method="nearest" has no sign {sign!r}: distances do not help or harm. Use "positive".')
+            raise ChoiceError(
+                f'method="nearest" has no sign {sign!r}: distances do not help or harm. Use "positive".'
+            )
         if isinstance(k, bool) or not 1 <= k <= self.train_size:
             raise ChoiceError(f"k={k}; expected 1 to {self.train_size}, the number of training examples.")
         indices, values = [], []
@@ -307,7 +224,7 @@ class Explainer:
 
     def self_influence(self, damping: float | None = None) -> Float[Tensor, "train"]:
         """I_i,i = g_iᵀ (H+λI)⁻¹ g_i of every training example, float64: large for outliers and mislabels."""
-        return self._ready().index.self_influence([self._one_damping(damping)])[0].clone()
+        return self._ready().index.self_influence([self._damping(damping)])[0].clone()
 
     def explain(
         self,
@@ -339,105 +256,72 @@ class Explainer:
         Returns:
             A document that displays itself, saves, and opens without torch.
         """
-        started = time.perf_counter()
         fitted = self._ready()
         if isinstance(top, bool) or top < 1:
             raise ChoiceError(f"top={top}; expected at least 1.")
-        damping = self._one_damping(damping)
-        dampings = tuple(sorted({*self.dampings, damping})) if fitted.index.basis.damped else (damping,)
-        inputs = map_tensors(lambda x: x[None], _single(query))
-        self._check_shape(inputs, "query")
-        with self._lock, self._objective.evaluating():
-            inputs = fit_inputs(inputs, self._objective.dtype, self._objective.device, "query", 0)
-            outputs = self._forward(inputs)
-            truth = None if target is None else self._targets(torch.as_tensor(target).reshape(1, -1), "target")
-            targets, names, classes = self._explained(outputs, labels, truth)
-            batch = GradientBatch(self._objective, map_tensors(lambda x: x.expand(len(targets), *x.shape[1:]), inputs), targets)
-            gradients = fitted.index.basis.rotate(batch.gradients)
-        tables = self._tables(gradients, dampings, min(top, self.train_size), progress or _silent)
-        nearest = self._nearest_table(inputs, min(top, self.train_size))
-        mentioned = sorted({i for panel in (*tables, [nearest]) for table in panel for row in table.examples for i in row})
-        position = {example: place for place, example in enumerate(mentioned)}
-        shown, sprite = media.sheet([media.show(self._source.raw(i), self._render) for i in mentioned])
-        probabilities = self._objective.loss.probabilities(outputs)
-        return Explanation(
-            query=Query(
-                name=name,
-                index=index,
-                label=None if truth is None or probabilities is None else int(self._classes(truth)[0]),
-                target=None if truth is None or probabilities is not None else _value(truth[0]),
-                predicted=None if probabilities is None else int(probabilities[0].argmax()),
-                output=None if probabilities is not None else _value(outputs[0]),
-                probabilities=() if probabilities is None else tuple(_rounded(p) for p in probabilities[0].tolist()),
-                media=media.standalone(media.show(query if raw is None else raw, self._render)),
-            ),
-            class_names=fitted.class_names,
-            dampings=dampings,
-            panels=tuple(
-                Panel(label=label, name=title, rankings=tuple(_at(table, position) for table in (*panel, nearest)))
-                for label, title, panel in zip(classes, names, tables, strict=True)
-            ),
-            examples=tuple(self._training_example(i, one) for i, one in zip(mentioned, shown, strict=True)),
-            sprite=sprite,
-            settings=Settings(damping=damping, k=min(5, self.train_size)),
-            provenance=Provenance(
-                package_version=__version__,
-                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                curvature=self._curvature.name,
-                curvature_detail=fitted.index.basis.detail,
-                loss=self._objective.loss.name,
-                parameters=self.parameter_count,
-                train_size=self.train_size,
-                mean_eigenvalue=fitted.index.basis.mean_eigenvalue,
-                model_fingerprint=self._objective.fingerprint(),
-                data_fingerprint=fitted.data_fingerprint,
-                prepare_seconds=round(time.perf_counter() - started, 4),
-            ),
+        inputs = map_tensors(lambda x: x[None], _one_input(query))
+        self._task.check_query(inputs, single=True)
+        chosen = self._damping(damping)
+        stops = (*self.dampings, chosen) if fitted.index.basis.damped else (chosen,)
+        truth = None if target is None else torch.as_tensor(target).reshape(1, -1)
+        asked = documents.Asked(
+            inputs=inputs,
+            truth=None if truth is None else self._task.targets(truth, "target"),
+            name=name,
+            index=index,
+            raw=query if raw is None else raw,
+            labels=labels,
+            damping=chosen,
+            dampings=tuple(sorted(set(stops))),
+            top=min(top, self.train_size),
+        )
+        return documents.explain(
+            self._task, fitted, asked, self._curvature.name, self._render, progress or _silent
         )
 
     def queries(self, test_set: Any) -> QuerySet:
         """The model's predictions on a test set, and an explanation of any of its rows on request."""
         from .queries import QuerySet  # a QuerySet holds an Explainer
 
-        return QuerySet(self, as_source(test_set, "test_set", self._collate))
-
-    # What it is
+        return QuerySet(self, self._task, as_source(test_set, "test_set", self._collate), self._render)
 
     @property
     def train_size(self) -> int:
         """n, the number of training examples."""
-        return self._source.length
+        return self._task.source.length
 
     @property
     def parameter_count(self) -> int:
         """P, the number of parameters that are differentiated."""
-        return self._objective.size
+        return self._task.objective.size
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes; empty for a regression."""
-        return self._ready().class_names
+        return self._task.class_names
 
     def report(self) -> str:
         """What was fitted, in words: parameters, curvature, spectrum, memory and time."""
         fitted = self._ready()
-        basis = fitted.index.basis
-        lines = [
-            f"{self.train_size:,} training examples, {self.parameter_count:,} parameters in "
-            f"{', '.join(self._objective.parameters)}",
-            f"curvature: {basis.detail}",
-            f"loss: {self._objective.loss.name}, mean {float(fitted.losses.mean()):.4g} on the training set",
-            f"index: {fitted.index.rows.numel() * fitted.index.rows.element_size() / 1e6:,.1f} MB of rotated gradients",
-            f"fitted in {fitted.seconds:.1f} s",
-        ]
+        basis, rows = fitted.index.basis, fitted.index.rows
+        spectrum = []
         if basis.eigenvalues is not None:
             above = int((basis.eigenvalues > self.damping).sum())
-            lines.insert(
-                2,
+            spectrum.append(
                 f"eigenvalues: largest {float(basis.eigenvalues.max()):.4g}, mean {basis.mean_eigenvalue:.4g}; "
-                f"{above:,} above the damping of {self.damping:g}",
+                f"{above:,} above the damping of {self.damping:g}"
             )
-        return "\n".join(lines)
+        return "\n".join(
+            [
+                f"{self.train_size:,} training examples; {self.parameter_count:,} parameters in "
+                f"{', '.join(self._task.objective.parameters)}",
+                f"curvature: {basis.detail}",
+                *spectrum,
+                f"loss: {self._task.objective.loss.name}, mean {float(fitted.losses.mean()):.4g} on the training set",
+                f"index: {rows.numel() * rows.element_size() / 1e6:,.1f} MB of rotated gradients",
+                f"fitted in {fitted.seconds:.1f} s",
+            ]
+        )
 
     def __repr__(self) -> str:
         state = "fitted" if self._fitted else "not fitted"
@@ -446,300 +330,55 @@ class Explainer:
             f"curvature={self._curvature.name!r}, {state})"
         )
 
-    # Inside
-
-    def _ready(self) -> _Fitted:
+    def _ready(self) -> fitting.Fitted:
         if self._fitted is None:
             raise RelatifError("The explainer is not fitted yet: call explainer.fit() first.")
         return self._fitted
 
-    def _batches(self, source: Source, size: int) -> Iterator[GradientBatch]:
-        for first, inputs, targets in source.batches(size):
-            inputs = fit_inputs(inputs, self._objective.dtype, self._objective.device, source.name, first)
-            assert targets is not None
-            yield GradientBatch(self._objective, inputs, self._targets(targets, source.name, first), first)
-
-    def _targets(self, targets: Tensor, name: str, first: int = 0) -> Tensor:
-        outputs = self._outputs
-        try:
-            targets = self._objective.loss.as_targets(targets, outputs)
-        except DataError as error:
-            message = re.sub(r"at position (\d+)", lambda m: f"of example {first + int(m[1])}", str(error))
-            raise DataError(f"{name}: {message}") from None
-        if targets.is_floating_point():
-            targets = targets.to(self._objective.dtype)
-        return targets.to(self._objective.device)
-
-    def _trial_run(self) -> int:
-        """Outputs of the model, after one small batch has gone all the way."""
-        rows = range(min(2, self.train_size))
-        inputs, targets = self._source.batch(rows)
-        assert targets is not None
-        inputs = fit_inputs(inputs, self._objective.dtype, self._objective.device, "train_set", 0)
-        outputs = self._forward(inputs)
-        if len(outputs) != len(rows):
-            raise ModelError(f"The model returned {len(outputs)} predictions for {len(rows)} examples.")
-        self._outputs = outputs.shape[1]
-        targets = self._targets(targets, "train_set")
-        self._objective.loss.per_example(outputs, targets)
-        if self._curvature.uses_jacobian:
-            self._objective.loss.curvature_factor(outputs)
-        self._names(outputs.shape[1])
-        return outputs.shape[1]
-
-    def _forward(self, inputs: Any) -> Tensor:
-        try:
-            with torch.no_grad():
-                return self._objective.outputs(self._objective.parameters, inputs)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            if isinstance(error, RelatifError):
-                raise
-            shapes = map_tensors(lambda x: list(x.shape), inputs)
-            raise DataError(
-                f"The model does not take inputs of shape {shapes}: {error}. Pass the data set with the transform "
-                "that the model was trained with, or collate_fn=."
-            ) from error
-
-    def _chunk(self, outputs: int) -> int:
-        if self._batch_size is not None:
-            return self._batch_size
-        width = outputs + 1 if self._curvature.uses_jacobian else 1
-        example = 3 * width * self.parameter_count * self._objective.dtype.itemsize
-        room = _CHUNK_BYTES if self._memory_limit is None else min(_CHUNK_BYTES, self._memory_limit // 8)
-        return max(1, min(256, room // example))
-
-    def _check_memory(self, outputs: int) -> None:
-        if self._memory_limit is None:
-            return
-        itemsize = self._objective.dtype.itemsize
-        inputs, _ = self._source.batch([0])
-        features = inputs.numel() if isinstance(inputs, Tensor) else 0
-        parts = {
-            "rotated gradients": self.train_size * self.parameter_count * itemsize,
-            "curvature": self._curvature.working_memory(self.parameter_count),
-            "inputs for k-NN": self.train_size * features * itemsize,
-            "one batch": 3 * self._chunk(outputs) * (outputs + 1) * self.parameter_count * itemsize,
-        }
-        total = sum(parts.values())
-        if total > self._memory_limit:
-            detail = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in parts.items())
-            raise ModelError(
-                f"Fitting needs about {total / 1e9:.2f} GB ({detail}); memory_limit is {self._memory_limit / 1e9:.2f} "
-                'GB. Score fewer parameters, such as parameters="fc", a part of the training set, or raise the limit.'
-            )
-
-    def _names(self, outputs: int) -> tuple[str, ...]:
-        count = self._objective.loss.class_count(outputs)
-        if count is None:
-            return ()
-        if self._class_names is not None and len(self._class_names) != count:
-            raise ChoiceError(
-                f"class_names has {len(self._class_names)} names; the model has {count} classes. Give one name each."
-            )
-        names = self._class_names or self._source.class_names
-        if names is None or len(names) != count:
-            return tuple(str(label) for label in range(count))
-        if len(set(names)) != count:
-            return tuple(f"{name} ({label})" if names.count(name) > 1 else name for label, name in enumerate(names))
-        return names
-
-    def _classes(self, targets: Tensor) -> Tensor:
-        return targets.reshape(len(targets), -1)[:, 0].round().long()
-
-    def _known(self, option: str, value: Any, known: Sequence[str]) -> None:
-        if value not in known:
-            raise unknown_name(option, value, known)
-
-    def _one_damping(self, damping: float | None) -> float:
-        return self.damping if damping is None else _damping(damping)
-
-    def _check_shape(self, inputs: Any, name: str) -> None:
-        expected = self._ready().example_shape
-        if isinstance(inputs, Tensor) and isinstance(expected, list) and inputs.dim() != len(expected) + 1:
-            raise DataError(
-                f"{name} has shape {list(inputs.shape[1:])}; expected one example like the training inputs, {expected}."
-                if name == "query"
-                else f"{name} has shape {list(inputs.shape)}; expected a batch [query, "
-                f"{', '.join(map(str, expected))}]. For one example pass x[None]."
-            )
+    def _damping(self, damping: float | None) -> float:
+        return self.damping if damping is None else as_damping(damping)
 
     def _score_blocks(
         self, queries: Any, labels: Any, method: Method, damping: float | None
     ) -> Iterator[Iterator[tuple[slice, Tensor]]]:
         """For each block of queries, the scores of one part of the training set after the other."""
-        fitted = self._ready()
-        self._known("method", method, METHODS)
-        damping = self._one_damping(damping)
+        fitted, task = self._ready(), self._task
+        _known("method", method, METHODS)
+        chosen = self._damping(damping)
         source = as_inputs(queries, self._collate)
-        targets = None if labels is None else self._query_targets(labels, source.length)
-        for first, inputs, _ in source.batches(self._chunk(1)):
-            self._check_shape(inputs, "queries")
-            inputs = fit_inputs(inputs, self._objective.dtype, self._objective.device, "queries", first)
+        targets = None if labels is None else task.query_targets(labels, source.length)
+        for first, raw, _ in source.batches(fitting.BATCH):
+            task.check_query(raw, single=False)
+            inputs = task.inputs(raw, "queries", first)
             if method == "nearest":
                 if fitted.neighbors is None:
-                    flatten_inputs(inputs if not isinstance(inputs, Tensor) else [])
-                    raise DataError("nearest needs training inputs of one shape; these differ in length.")
+                    raise no_input_space(inputs)
                 yield iter([(slice(0, self.train_size), fitted.neighbors.score(inputs))])
                 continue
-            with self._lock, self._objective.evaluating():
-                outputs = self._forward(inputs)
-                wanted = self._objective.loss.predicted(outputs) if targets is None else (
-                    targets[first : first + len(outputs)]
+            with task.evaluating():
+                outputs = task.forward(inputs)
+                wanted = (
+                    task.objective.loss.predicted(outputs)
+                    if targets is None
+                    else targets[first:][: len(outputs)]
                 )
-                gradients = GradientBatch(self._objective, inputs, wanted, first).gradients
-            yield self._parts(fitted.index, fitted.index.basis.rotate(gradients), method, damping)
+                gradients = GradientBatch(task.objective, inputs, wanted, first).gradients
+            yield self._parts(fitted.index, fitted.index.basis.rotate(gradients), method, chosen)
 
-    def _parts(self, index: Index, rows: Tensor, method: Method, damping: float) -> Iterator[tuple[slice, Tensor]]:
-        assert method != "nearest"
+    def _parts(
+        self, index: Index, rows: Tensor, method: RelativeMethod, damping: float
+    ) -> Iterator[tuple[slice, Tensor]]:
         for part, influence in index.influence(rows, [damping]):
             yield part, index.relative(method, influence[:, 0], damping, part)
 
-    def _query_targets(self, labels: Any, count: int) -> Tensor:
-        values: Any
-        if isinstance(labels, (Tensor,)):
-            values = labels
-        else:
-            listed = [labels] if isinstance(labels, (str, int, float)) else list(labels)
-            values = torch.as_tensor([self._class(label) if isinstance(label, str) else label for label in listed])
-        if values.dim() == 0:
-            values = values[None]
-        if len(values) != count:
-            raise DataError(f"labels has {len(values)} entries for {count} queries; expected one target per query.")
-        return self._targets(values, "labels")
 
-    def _class(self, label: str | int) -> int:
-        names = self._ready().class_names
-        if isinstance(label, str):
-            if label not in names:
-                raise unknown_name("label", label, names)
-            return names.index(label)
-        if isinstance(label, bool) or not 0 <= label < len(names):
-            raise ChoiceError(f"label={label} is outside the model's {len(names)} classes; expected 0 to {len(names) - 1}.")
-        return int(label)
-
-    def _explained(
-        self, outputs: Tensor, labels: Label | Sequence[Label], truth: Tensor | None
-    ) -> tuple[Tensor, list[str], list[int | None]]:
-        """The targets, names and classes of the labels to explain; `outputs` is [1, outputs]."""
-        listed = [labels] if isinstance(labels, (str, int, float)) else list(labels)
-        if not listed:
-            raise ChoiceError('labels=[] asks for no panel; name a class, "predicted", "true" or "top2".')
-        probabilities = self._objective.loss.probabilities(outputs)
-        if probabilities is None:
-            return self._explained_values(outputs, listed, truth)
-        order = probabilities[0].argsort(descending=True, stable=True).tolist()
-        classes: list[int] = []
-        for label in listed:
-            known = isinstance(label, str) and label in self._ready().class_names
-            if label == "predicted" and not known:
-                found = order[:1]
-            elif label == "top2" and not known:
-                found = order[:2]
-            elif label == "true" and not known:
-                if truth is None:
-                    raise ChoiceError('labels="true" needs the query\'s true label: explain(..., target=...).')
-                found = [int(self._classes(truth)[0])]
-            elif isinstance(label, float):
-                raise ChoiceError(f"label={label} is a number with a fraction; expected a class name or index.")
-            else:
-                found = [self._class(label)]
-            classes += [label for label in found if label not in classes]
-        targets = self._targets(torch.tensor(classes), "labels")
-        return targets, [self._ready().class_names[label] for label in classes], list(classes)
-
-    def _explained_values(
-        self, outputs: Tensor, labels: list[Label], truth: Tensor | None
-    ) -> tuple[Tensor, list[str], list[int | None]]:
-        values = []
-        for label in labels:
-            if label == "true" and truth is not None:
-                values.append(truth.reshape(-1))
-            elif isinstance(label, str):
-                self._objective.loss.predicted(outputs)  # its error says what a regression needs
-                raise ChoiceError(f"label={label!r} names no target of this model; pass values.")
-            else:
-                values.append(torch.as_tensor(label, dtype=self._objective.dtype).reshape(-1))
-        targets = self._targets(torch.stack(values), "labels")
-        return targets, [_value(target) for target in targets], [None] * len(values)
-
-    def _tables(
-        self, rows: Tensor, dampings: Sequence[float], top: int, progress: Progress
-    ) -> list[list[Ranking]]:
-        """Per label, the rankings of the three criteria; `examples` holds training rows for now."""
-        index = self._ready().index
-        index.prepare(dampings)
-        influence = torch.empty(len(rows), len(dampings), self.train_size, dtype=rows.dtype, device=rows.device)
-        for part, score in index.influence(rows, dampings):
-            influence[:, :, part] = score
-            progress(0.5 * part.stop / self.train_size)
-        everything = slice(0, self.train_size)
-        panels: list[list[Ranking]] = []
-        for label, panel in enumerate(influence):
-            tables: list[Ranking] = []
-            for method in ("influence", "theta_relative", "loss_relative"):
-                score = torch.stack(
-                    [index.relative(method, panel[s], damping, everything) for s, damping in enumerate(dampings)]
-                )
-                tables += [_ranking(method, sign, score, top) for sign in ("positive", "negative")]
-                progress(0.5 + 0.5 * (label + len(tables) / 6) / len(influence))
-            panels.append(tables)
-        return panels
-
-    def _nearest_table(self, inputs: Any, top: int) -> Ranking:
-        neighbors = self._ready().neighbors
-        if neighbors is None:
-            return Ranking(method="nearest", sign="positive", examples=((),), scores=((),))
-        indices, values = scores.top_k(neighbors.score(inputs), top)
-        return Ranking(
-            method="nearest",
-            sign="positive",
-            examples=(tuple(indices[0].tolist()),),
-            scores=(tuple(_rounded(v) for v in values[0].tolist()),),
-        )
-
-    def _training_example(self, i: int, shown: Any) -> TrainingExample:
-        fitted = self._ready()
-        is_class = fitted.predicted is not None
-        target = fitted.targets[i]
-        return TrainingExample(
-            index=i,
-            label=int(self._classes(target[None])[0]) if is_class else None,
-            target=None if is_class else _value(target),
-            predicted=int(fitted.predicted[i]) if fitted.predicted is not None else None,
-            probability=None if fitted.probability is None else _rounded(float(fitted.probability[i])),
-            loss=_rounded(float(fitted.losses[i])),
-            media=shown,
-        )
+def _known(option: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        raise unknown_name(option, value, known)
 
 
-def _ranking(method: Literal["influence", "theta_relative", "loss_relative"], sign: TableSign, score: Tensor, top: int) -> Ranking:
-    indices, values = scores.top_k(score, top, sign)
-    examples, kept = [], []
-    for row, value in zip(indices.tolist(), values.tolist(), strict=True):
-        pairs = [(i, v) for i, v in zip(row, value, strict=True) if (v > 0 if sign == "positive" else v < 0)]
-        examples.append(tuple(i for i, _ in pairs))
-        kept.append(tuple(_rounded(v) for _, v in pairs))
-    return Ranking(method=method, sign=sign, examples=tuple(examples), scores=tuple(kept))
-
-
-def _at(table: Ranking, position: dict[int, int]) -> Ranking:
-    return Ranking(
-        method=table.method,
-        sign=table.sign,
-        examples=tuple(tuple(position[i] for i in row) for row in table.examples),
-        scores=table.scores,
-    )
-
-
-def _rotated(rotate: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    # In place, block by block: the rows are the largest thing here.
-    for block in rows.split(1024):
-        block.copy_(rotate(block))
-    return rows
-
-
-def _single(query: Any) -> Any:
-    if isinstance(query, (Tensor, dict, tuple)):
+def _one_input(query: Any) -> Any:
+    if isinstance(query, (Tensor, Mapping, tuple)):
         return query
     try:
         return torch.as_tensor(query)
@@ -750,7 +389,7 @@ def _single(query: Any) -> Any:
         ) from error
 
 
-def _damping(value: Any) -> float:
+def as_damping(value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -758,23 +397,6 @@ def _damping(value: Any) -> float:
     if not (math.isfinite(number) and number > 0):
         raise ChoiceError(f"damping={number:g}; expected a finite λ > 0, so that H + λI is invertible.")
     return number
-
-
-def _bytes(limit: int | str | None) -> int | None:
-    if limit is None or (isinstance(limit, int) and limit > 0):
-        return limit
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", str(limit).lower())
-    if found is None or isinstance(limit, int):
-        raise ChoiceError(f'memory_limit={limit!r}; expected a number of bytes or text such as "2GB".')
-    return int(float(found[1]) * _UNITS[found[2]])
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.9g}")  # nine digits carry a float32 exactly
-
-
-def _value(target: Tensor) -> str:
-    return ", ".join(f"{value:.6g}" for value in target.reshape(-1).tolist())
 
 
 def _silent(fraction: float) -> None:

@@ -267,7 +267,8 @@ class Explanation:
         if list(self.dampings) != sorted(set(self.dampings)):
             raise ValueError("dampings must ascend")
         cells = 0 if self.sprite is None else self.sprite.count
-        for shown in (self.query, *self.examples):
+        everything: tuple[Query | TrainingExample, ...] = (self.query, *self.examples)
+        for shown in everything:
             if isinstance(shown.media, Cell) and shown.media.cell >= cells:
                 raise ValueError(f"cell {shown.media.cell} is not one of the {cells} in the sprite sheet")
             for label in (shown.label, shown.predicted):

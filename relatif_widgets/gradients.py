@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -94,16 +95,15 @@ class GradientBatch:
             )
 
 
-def per_example_gradients(
-    objective: Objective, inputs: Any, targets: Tensor
-) -> Float[Tensor, "batch param"]:
+def per_example_gradients(objective: Objective, inputs: Any, targets: Tensor) -> Float[Tensor, "batch param"]:
     """g_i for every example of a batch, by `vmap` or, where that cannot, one by one."""
 
     def loss(parameters: Mapping[str, Tensor], example: Any, target: Tensor) -> Tensor:
         outputs = objective.outputs(parameters, map_tensors(lambda x: x[None], example))
         return objective.loss.per_example(outputs, target[None])[0]
 
-    return _over_batch(grad(loss), objective, inputs, targets, _flatten)
+    (gradients,) = _over_batch(grad(loss), objective, inputs, targets, lambda tree: (_flatten(tree),))
+    return gradients
 
 
 def output_jacobian(
@@ -120,7 +120,8 @@ def output_jacobian(
         return values, _flatten(jacobians, keep=1)
 
     unused = torch.zeros(batch_length(inputs), device=objective.device)
-    return _over_batch(jacrev(outputs, has_aux=True), objective, inputs, unused, flatten)
+    values, jacobian = _over_batch(jacrev(outputs, has_aux=True), objective, inputs, unused, flatten)
+    return values, jacobian
 
 
 def _over_batch(
@@ -128,8 +129,8 @@ def _over_batch(
     objective: Objective,
     inputs: Any,
     targets: Tensor,
-    finish: Callable[[Any], Any],
-) -> Any:
+    finish: Callable[[Any], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
     parameters = objective.parameters
     try:
         return finish(vmap(function, in_dims=(None, 0, 0))(parameters, inputs, targets))
@@ -138,19 +139,19 @@ def _over_batch(
         # A fault of the model itself shows up again in the loop, unwrapped.
         pass
     rows = [
-        finish(_unsqueeze(function(parameters, map_tensors(lambda x, i=i: x[i], inputs), targets[i])))
+        finish(_row(function(parameters, map_tensors(itemgetter(i), inputs), targets[i])))
         for i in range(len(targets))
     ]
-    if isinstance(rows[0], Tensor):
-        return torch.cat(rows)
     return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
 
 
-def _unsqueeze(result: Any) -> Any:
+def _row(result: Any) -> Any:
     return map_tensors(lambda x: x[None], result)
 
 
 def _flatten(tree: Mapping[str, Tensor], keep: int = 0) -> Tensor:
     # keep: how many dimensions after the batch come before the parameter's own
-    return torch.cat([value.flatten(1 + keep) if value.dim() > 1 + keep else value[..., None]
-                      for value in tree.values()], dim=1 + keep)
+    return torch.cat(
+        [value.flatten(1 + keep) if value.dim() > 1 + keep else value[..., None] for value in tree.values()],
+        dim=1 + keep,
+    )

@@ -34,7 +34,7 @@ class Index:
 
     def prepare(self, dampings: Sequence[float]) -> None:
         """Compute both normalizers for these dampings in one pass over the rows."""
-        missing = [damping for damping in dampings if damping not in self._norms]
+        missing = sorted({self._key(damping) for damping in dampings} - self._norms.keys())
         if not missing:
             return
         weights = self.weights(missing)
@@ -51,12 +51,12 @@ class Index:
     def preconditioned_norm(self, dampings: Sequence[float]) -> Float[Tensor, "stop train"]:
         """Denominators of Definition 3.2, float64."""
         self.prepare(dampings)
-        return torch.stack([self._norms[damping][0] for damping in dampings])
+        return torch.stack([self._norms[self._key(damping)][0] for damping in dampings])
 
     def self_influence(self, dampings: Sequence[float]) -> Float[Tensor, "stop train"]:
         """I_i,i, the squared denominators of Definition 3.4, float64."""
         self.prepare(dampings)
-        return torch.stack([self._norms[damping][1] for damping in dampings])
+        return torch.stack([self._norms[self._key(damping)][1] for damping in dampings])
 
     def influence(
         self,
@@ -99,5 +99,8 @@ class Index:
         self, method: RelativeMethod, damping: float
     ) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
         self.prepare([damping])
-        theta, own = self._norms[damping]
+        theta, own = self._norms[self._key(damping)]
         return (theta, scores.theta_relative) if method == "theta_relative" else (own, scores.loss_relative)
+
+    def _key(self, damping: float) -> float:
+        return damping if self.basis.damped else 1.0  # the identity has one normalizer for all

@@ -17,6 +17,7 @@ from .explanation import Cell, Picture, Row, Sprite, Text
 
 Render = Callable[[Any], Any]
 Shown = Image.Image | Text | Row
+Small = Cell | Text | Row
 
 THUMBNAIL = 64
 PICTURE = 256
@@ -66,10 +67,10 @@ def standalone(shown: Shown) -> Picture | Text | Row:
     return Picture(mime=mime, data=data, width=image.width, height=image.height)
 
 
-def sheet(shown: Sequence[Shown]) -> tuple[list[Cell | Text | Row], Sprite | None]:
+def sheet(shown: Sequence[Shown]) -> tuple[list[Small], Sprite | None]:
     """Media of many examples: pictures become cells of one sprite sheet, at most 64 pixels each way."""
     images = [_fitted(one, THUMBNAIL) for one in shown if isinstance(one, Image.Image)]
-    media: list[Cell | Text | Row] = []
+    media: list[Small] = []
     cells = itertools.count()
     for one in shown:
         media.append(Cell(cell=next(cells)) if isinstance(one, Image.Image) else one)
@@ -140,7 +141,9 @@ def _number(value: Any) -> str:
 def _fitted(image: Image.Image, limit: int) -> Image.Image:
     if image.mode not in ("L", "RGB", "RGBA"):
         has_alpha = image.mode in ("LA", "PA") or "transparency" in image.info
-        image = image.convert("RGBA" if has_alpha else "L" if image.mode in ("1", "I", "I;16", "F") else "RGB")
+        image = image.convert(
+            "RGBA" if has_alpha else "L" if image.mode in ("1", "I", "I;16", "F") else "RGB"
+        )
     if max(image.size) > limit:
         image = image.copy()
         image.thumbnail((limit, limit), Image.Resampling.LANCZOS)

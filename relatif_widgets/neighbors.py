@@ -30,7 +30,7 @@ class Neighbors:
             queries: A batch of inputs like the training inputs.
         """
         flat = flatten_inputs(queries)
-        parts = self.inputs.split(max(1, (1 << 23) // max(1, self.inputs.shape[1])))
+        parts = torch.split(self.inputs, max(1, (1 << 23) // max(1, self.inputs.shape[1])))
         return -torch.cat([scores.squared_distance(flat, part) for part in parts], dim=1)
 
 
@@ -41,9 +41,19 @@ def flatten_inputs(inputs: Any) -> Float[Tensor, "batch feature"]:
         DataError: The inputs are not one tensor, so they have no input space.
     """
     if not isinstance(inputs, Tensor):
-        raise DataError(
-            f"nearest needs inputs that are one tensor each; these are {type(inputs).__name__}. "
-            "Use influence, theta_relative or loss_relative."
-        )
+        raise no_input_space(inputs)
     flat = inputs.flatten(1)
     return flat if flat.is_floating_point() else flat.float()
+
+
+def no_input_space(inputs: Any) -> DataError:
+    """The error for a question about distances where there are none."""
+    seen = (
+        "of different lengths"
+        if isinstance(inputs, Tensor)
+        else f"a {type(inputs).__name__} of several tensors"
+    )
+    return DataError(
+        f"nearest needs inputs that are one tensor each, all of one shape; these are {seen}. "
+        "Use influence, theta_relative or loss_relative."
+    )

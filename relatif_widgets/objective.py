@@ -36,9 +36,7 @@ class Loss:
     name: str
     is_classification = False
 
-    def per_example(
-        self, outputs: Float[Tensor, "batch output"], targets: Tensor
-    ) -> Float[Tensor, "batch"]:
+    def per_example(self, outputs: Float[Tensor, "batch output"], targets: Tensor) -> Float[Tensor, "batch"]:
         """ℓ for every example of a batch."""
         raise NotImplementedError
 
@@ -225,7 +223,8 @@ class SquaredError(Loss):
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         squares = (outputs - targets).square()
-        return self.scale * (squares.mean(1) if self.average else squares.sum(1))
+        losses: Tensor = self.scale * (squares.mean(1) if self.average else squares.sum(1))
+        return losses
 
     def curvature_factor(self, outputs: Tensor) -> Tensor:
         width = outputs.shape[1]
@@ -249,8 +248,10 @@ class CustomLoss(Loss):
         self.reduction = reduction
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.shape[1] == 1 and targets.dim() == 1:
+            outputs = outputs[:, 0]  # else [batch, 1] against [batch] would broadcast to [batch, batch]
         losses = self.function(outputs, targets)
-        if losses.dim() == 0 or len(losses) != len(outputs):
+        if losses.dim() == 0 or len(losses) != len(outputs) or losses.numel() > outputs.numel():
             raise ModelError(
                 f"loss {self.name!r} gave shape {list(losses.shape)} for a batch of {len(outputs)}; "
                 'expected one loss per example. Build it with reduction="none", or return a tensor [batch].'
@@ -291,9 +292,9 @@ def as_loss(loss: LossLike) -> Loss:
     if isinstance(loss, nn.Module):
         name = type(loss).__name__
         if hasattr(loss, "reduction"):
-            loss = copy.copy(loss)
-            reduction, loss.reduction = loss.reduction, "none"
-            return CustomLoss(loss, name, str(reduction))
+            unreduced = copy.copy(loss)
+            setattr(unreduced, "reduction", "none")  # noqa: B010 - modules have no such typed attribute
+            return CustomLoss(unreduced, name, str(loss.reduction))
         return CustomLoss(loss, name, "mean")
     if callable(loss):
         return CustomLoss(loss, getattr(loss, "__name__", type(loss).__name__), "mean")

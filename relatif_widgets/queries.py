@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import media
-from .data import Source, fit_inputs
+from .data import Source, map_tensors
 from .errors import ChoiceError, unknown_name
-from .explainer import Explainer, Label, Progress
-from .explanation import Cell, Explanation, Row, Sprite, Text
+from .explanation import Explanation, Sprite
+from .fitting import BATCH
+from .rankings import Progress
+from .task import Label, Task
+
+if TYPE_CHECKING:
+    from .explainer import Explainer
 
 Filter = Literal["all", "misclassified", "close"]
 FILTERS: tuple[Filter, ...] = ("all", "misclassified", "close")
@@ -25,14 +33,14 @@ CLOSE_MARGIN = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class QueryCard:
-    """One test example in the query strip."""
+    """One test example in the query strip; names of classes, None in a regression."""
 
     index: int
     label: str | None
     predicted: str | None
     probability: float | None
     caption: str
-    media: Cell | Text | Row
+    media: media.Small
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +51,28 @@ class QueryPage:
     offset: int
     total: int
     counts: dict[Filter, int]
-    cards: tuple[QueryCard, ...]
+    items: tuple[QueryCard, ...]
     sprite: Sprite | None
 
 
 class QuerySet:
     """Test examples, the model's predictions for them, and an explanation of each on request.
 
+    Predictions are made once, when first needed.
+
     Args:
         explainer: A fitted explainer.
+        task: What it is attached to.
         source: The test set.
+        render: The user's hook for showing an example.
     """
 
-    def __init__(self, explainer: Explainer, source: Source) -> None:
-        explainer._ready()
+    def __init__(self, explainer: Explainer, task: Task, source: Source, render: media.Render | None) -> None:
         self._explainer = explainer
+        self._task = task
         self._source = source
+        self._render = render
+        self._forwarding = threading.Lock()
 
     def __len__(self) -> int:
         return self._source.length
@@ -76,29 +90,31 @@ class QuerySet:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes; empty for a regression."""
-        return self._explainer.class_names
+        return self._task.class_names
 
     def rows(self, which: Filter) -> list[int]:
-        """Rows of the test set that a filter keeps, in order; close calls closest first."""
+        """Rows of the test set that a filter keeps: in order, but close calls closest first."""
         if which not in FILTERS:
             raise unknown_name("filter", which, FILTERS)
         if which == "all":
             return list(range(len(self)))
-        margin, wrong = self._judged
         if which == "misclassified":
-            return wrong
-        close = [row for row, value in enumerate(margin) if value < CLOSE_MARGIN]
-        return sorted(close, key=lambda row: margin[row])
+            return torch.nonzero(self._wrong).reshape(-1).tolist()
+        close = torch.nonzero(self._margin < CLOSE_MARGIN).reshape(-1)
+        return close[self._margin[close].argsort(stable=True)].tolist()
 
-    def default_labels(self, row: int) -> list[str] | None:
-        """The labels to open with: the prediction, and the runner-up beside it where the call is
-        close or wrong. None in a regression, whose panel is the true target's."""
+    def default_labels(self, row: int) -> list[str]:
+        """The labels to open a query with.
+
+        The prediction, and the runner-up beside it where the call is close
+        (`CLOSE_MARGIN`) or wrong; in a regression "true".
+        """
+        row = self._row(row)
         if not self.class_names:
-            return None
-        margin, wrong = self._judged
-        best = self._probabilities[self._row(row)].argsort(descending=True, stable=True).tolist()
-        count = 2 if row in set(wrong) or margin[row] < CLOSE_MARGIN else 1
-        return [self.class_names[label] for label in best[:count]]
+            return ["true"]
+        best = self._probabilities[row].argsort(descending=True, stable=True).tolist()
+        doubtful = bool(self._wrong[row]) or float(self._margin[row]) < CLOSE_MARGIN
+        return [self.class_names[label] for label in best[: 2 if doubtful else 1]]
 
     def explain(
         self,
@@ -108,15 +124,20 @@ class QuerySet:
         damping: float | None = None,
         progress: Progress | None = None,
     ) -> Explanation:
-        """Explain one row; `labels` as in `Explainer.explain`, by default `default_labels`."""
+        """Explain one row.
+
+        Args:
+            row: Of the test set.
+            labels: As in `Explainer.explain`; None for `default_labels`.
+            damping: Where the slider stands.
+            progress: Called with the fraction done.
+        """
         row = self._row(row)
         inputs, targets = self._source.batch([row])
-        assert targets is not None
-        chosen: Sequence[Label] | None = labels or self.default_labels(row)
         return self._explainer.explain(
-            _first(inputs),
-            labels=chosen or ["true"],
-            target=targets[0],
+            map_tensors(lambda x: x[0], inputs),
+            labels=labels or self.default_labels(row),
+            target=None if targets is None else targets[0],
             name=f"test #{row}",
             index=row,
             raw=self._source.raw(row),
@@ -127,31 +148,33 @@ class QuerySet:
     def page(self, which: Filter, offset: int, count: int) -> QueryPage:
         """`count` cards of a filtered strip, from `offset`."""
         rows = self.rows(which)
-        shown = rows[max(0, offset) : max(0, offset) + max(0, count)]
-        cells, sprite = media.sheet([media.show(self._source.raw(row), self._explainer._render) for row in shown])
+        start = max(0, offset)
+        shown = rows[start : start + max(0, count)]
+        cells, sprite = media.sheet([media.show(self._source.raw(row), self._render) for row in shown])
         return QueryPage(
             filter=which,
-            offset=offset,
+            offset=start,
             total=len(rows),
             counts={name: len(self.rows(name)) for name in FILTERS},
-            cards=tuple(self._card(row, cell) for row, cell in zip(shown, cells, strict=True)),
+            items=tuple(self._card(row, cell) for row, cell in zip(shown, cells, strict=True)),
             sprite=sprite,
         )
 
-    def _card(self, row: int, cell: Cell | Text | Row) -> QueryCard:
+    def _card(self, row: int, shown: media.Small) -> QueryCard:
         if not self.class_names:
+            value = f"{float(self._outputs[row, 0]):.4g}"
             return QueryCard(
-                index=row, label=None, predicted=None, probability=None, caption=f"{self._outputs[row, 0]:.4g}", media=cell
+                index=row, label=None, predicted=None, probability=None, caption=value, media=shown
             )
-        probabilities = self._probabilities[row]
-        predicted = int(probabilities.argmax())
+        probability, best = self._probabilities[row].max(0)
+        predicted = self.class_names[int(best)]
         return QueryCard(
             index=row,
-            label=self.class_names[self._labels[row]],
-            predicted=self.class_names[predicted],
-            probability=round(float(probabilities[predicted]), 6),
-            caption=self.class_names[predicted],
-            media=cell,
+            label=self.class_names[int(self._labels[row])],
+            predicted=predicted,
+            probability=round(float(probability), 6),
+            caption=predicted,
+            media=shown,
         )
 
     def _row(self, row: int) -> int:
@@ -159,48 +182,40 @@ class QuerySet:
             raise ChoiceError(f"query={row} is outside the test set; expected 0 to {len(self) - 1}.")
         return row
 
+    @property
+    def _outputs(self) -> Float[Tensor, "row output"]:
+        with self._forwarding:  # the strip and an explanation may both be first
+            return self._forwarded[0]
+
+    @property
+    def _labels(self) -> Int[Tensor, "row"]:
+        with self._forwarding:
+            return self._forwarded[1]
+
     @cached_property
-    def _forwarded(self) -> tuple[Tensor, list[int]]:
-        explainer = self._explainer
-        objective = explainer._objective
+    def _forwarded(self) -> tuple[Float[Tensor, "row output"], Int[Tensor, "row"]]:
         outputs, labels = [], []
-        with explainer._lock, objective.evaluating():
-            for first, inputs, targets in self._source.batches(256):
-                inputs = fit_inputs(inputs, objective.dtype, objective.device, self._source.name, first)
-                outputs.append(explainer._forward(inputs))
-                assert targets is not None
-                checked = explainer._targets(targets, self._source.name, first)
-                labels += explainer._classes(checked).tolist() if self.class_names else []
-        return torch.cat(outputs).cpu(), labels
-
-    @property
-    def _outputs(self) -> Tensor:
-        return self._forwarded[0]
-
-    @property
-    def _labels(self) -> list[int]:
-        return self._forwarded[1]
+        with self._task.evaluating():
+            for batch in self._task.batches(self._source, BATCH):
+                outputs.append(batch.outputs.cpu())
+                labels.append(self._task.classes(batch.targets).cpu())
+        return torch.cat(outputs), torch.cat(labels)
 
     @cached_property
-    def _probabilities(self) -> Tensor:
-        found = self._explainer._objective.loss.probabilities(self._outputs)
+    def _probabilities(self) -> Float[Tensor, "row cls"]:
+        found = self._task.objective.loss.probabilities(self._outputs)
         assert found is not None
         return found
 
     @cached_property
-    def _judged(self) -> tuple[list[float], list[int]]:
-        """Per row the margin between the two largest probabilities; the rows that are wrong."""
+    def _margin(self) -> Float[Tensor, "row"]:
         if not self.class_names:
-            return [math_inf] * len(self), []
-        best = self._probabilities.topk(2, dim=1)
-        wrong = (best.indices[:, 0] != torch.tensor(self._labels)).nonzero().reshape(-1)
-        return (best.values[:, 0] - best.values[:, 1]).tolist(), wrong.tolist()
+            return torch.full((len(self),), math.inf)
+        best = self._probabilities.topk(2, dim=1).values
+        return best[:, 0] - best[:, 1]
 
-
-math_inf = float("inf")
-
-
-def _first(inputs: Any) -> Any:
-    from .data import map_tensors
-
-    return map_tensors(lambda x: x[0], inputs)
+    @cached_property
+    def _wrong(self) -> Tensor:
+        if not self.class_names:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return self._probabilities.argmax(1) != self._labels

@@ -159,7 +159,7 @@ def _weighted_squares(
 ) -> Float[Tensor, "stop train"]:
     # Blocks bound the float64 copy to about 64 MB.
     step = max(1, (1 << 23) // max(1, rows.shape[1]))
-    blocks = [(weights @ block.double().square().T) for block in rows.split(step)]
+    blocks = [(weights @ block.double().square().T) for block in torch.split(rows, step)]
     return torch.cat(blocks, dim=1)
 
 

@@ -23,7 +23,9 @@ class Fisher:
     uses_jacobian = True
 
     def begin(self, objective: Objective) -> None:
-        self._total = torch.zeros(objective.size, objective.size, dtype=torch.float64, device=objective.device)
+        self._total = torch.zeros(
+            objective.size, objective.size, dtype=torch.float64, device=objective.device
+        )
         self._count = 0
         self._dtype = objective.dtype
 
@@ -39,7 +41,9 @@ class Fisher:
         eigenvalues, vectors = decompose(self._total.div_(self._count))
         del self._total
         # A Fisher is positive semi-definite; what is below zero is rounding.
-        return Eigenbasis(f"exact Fisher, {size:,} parameters", eigenvalues.clamp_(min=0), vectors.to(self._dtype))
+        return Eigenbasis(
+            f"exact Fisher, {size:,} parameters", eigenvalues.clamp_(min=0), vectors.to(self._dtype)
+        )
 
     def working_memory(self, size: int) -> int:
         return 4 * size * size * 8  # the sum, the vectors, and LAPACK's workspace of twice that

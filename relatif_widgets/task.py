@@ -1,0 +1,227 @@
+"""A model with its training set: batches ready to differentiate, checked on the way in."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .curvature import Curvature
+from .data import Collate, Source, fit_inputs, map_tensors
+from .errors import ChoiceError, DataError, ModelError, RelatifError, unknown_name
+from .gradients import GradientBatch
+from .objective import Objective
+
+Label = str | int | float
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the user attached.
+
+    Attributes:
+        objective: Model, loss and chosen parameters.
+        source: The training set.
+        outputs: Number of model outputs.
+        class_names: One per class; empty in a regression.
+        example: Shapes of one input, without the batch dimension.
+    """
+
+    objective: Objective
+    source: Source
+    outputs: int
+    class_names: tuple[str, ...]
+    example: Any
+    # functional_call swaps tensors on the user's module while it runs.
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Hold the model alone, in evaluation mode."""
+        with self._lock, self.objective.evaluating():
+            yield
+
+    def batches(self, source: Source, size: int) -> Iterator[GradientBatch]:
+        """A data set as batches on the model's device, inputs and targets checked.
+
+        Raises:
+            DataError: NaN or infinite inputs, labels outside the outputs (with the index).
+        """
+        for first, inputs, targets in source.batches(size):
+            if targets is None:
+                raise DataError(f"{source.name} has no targets; expected pairs (input, target).")
+            inputs = self.inputs(inputs, source.name, first)
+            yield GradientBatch(self.objective, inputs, self.targets(targets, source.name, first), first)
+
+    def inputs(self, inputs: Any, name: str, first: int = 0) -> Any:
+        """A batch of inputs on the model's device, finite and in its dtype."""
+        return fit_inputs(inputs, self.objective.dtype, self.objective.device, name, first)
+
+    def targets(self, targets: Tensor, name: str, first: int = 0) -> Tensor:
+        """Targets as the loss wants them, on the model's device."""
+        return _targets(self.objective, self.outputs, targets, name, first)
+
+    def forward(self, inputs: Any) -> Float[Tensor, "batch output"]:
+        """The model's outputs.
+
+        Raises:
+            DataError: The model does not take these inputs.
+        """
+        return _forward(self.objective, inputs)
+
+    def classes(self, targets: Tensor) -> Int[Tensor, "batch"]:
+        """The class that each target stands for."""
+        return targets.reshape(len(targets), -1)[:, 0].round().long()
+
+    def class_index(self, label: Label) -> int:
+        """The class of a name or an index.
+
+        Raises:
+            ChoiceError: There is no such class (with the nearest name).
+        """
+        names = self.class_names
+        if isinstance(label, str):
+            if label not in names:
+                raise unknown_name("label", label, names)
+            return names.index(label)
+        if isinstance(label, bool) or int(label) != label or not 0 <= label < len(names):
+            raise ChoiceError(
+                f"label={label} is outside the model's {len(names)} classes; expected 0 to {len(names) - 1}."
+            )
+        return int(label)
+
+    def query_targets(self, labels: Any, count: int) -> Tensor:
+        """One target per query, from class names, indices or values."""
+        if isinstance(labels, Tensor):
+            values = labels
+        else:
+            listed = [labels] if isinstance(labels, (str, int, float)) else list(labels)
+            plain = [self.class_index(label) if isinstance(label, str) else label for label in listed]
+            values = torch.as_tensor(plain)
+        if values.dim() == 0:
+            values = values[None]
+        if len(values) != count:
+            raise DataError(
+                f"labels has {len(values)} entries for {count} queries; expected one target per query."
+            )
+        return self.targets(values, "labels")
+
+    def check_query(self, inputs: Any, *, single: bool) -> None:
+        """Catch a missing or an extra batch dimension before the model does.
+
+        Raises:
+            DataError: `inputs` [batch, ...] is not like the training inputs.
+        """
+        if not (isinstance(inputs, Tensor) and isinstance(self.example, list)):
+            return
+        if inputs.dim() == len(self.example) + 1:
+            return
+        if single:
+            raise DataError(
+                f"query has shape {list(inputs.shape[1:])}; expected one example like the training inputs, "
+                f"{self.example}, as in test_set[7][0]."
+            )
+        raise DataError(
+            f"queries has shape {list(inputs.shape)}; expected a batch {['query', *self.example]}. "
+            "For one example pass x[None]."
+        )
+
+
+def attach(
+    objective: Objective,
+    source: Source,
+    class_names: Sequence[str] | None,
+    curvature: Curvature,
+) -> Task:
+    """Send the first examples all the way through, so that faults show before the long work.
+
+    Raises:
+        DataError: The data are empty, not finite, unstable between two passes, or
+            not what model and loss take.
+        ModelError: The outputs are no [batch, outputs], or the loss is not per
+            example or has no curvature.
+        ChoiceError: The number of class names is wrong.
+    """
+    source.probe()
+    rows = range(min(2, source.length))
+    raw_inputs, raw_targets = source.batch(rows)
+    if raw_targets is None:
+        raise DataError("train_set has no targets; expected pairs (input, target).")
+    all_targets = raw_targets
+    everything = source.in_memory()
+    if everything is not None:
+        fit_inputs(everything[0], objective.dtype, torch.device("cpu"), source.name, 0)
+        all_targets = everything[1]
+    with objective.evaluating():
+        inputs = fit_inputs(raw_inputs, objective.dtype, objective.device, source.name, 0)
+        outputs = _forward(objective, inputs)
+        if len(outputs) != len(rows):
+            raise ModelError(
+                f"The model returned {len(outputs)} predictions for {len(rows)} examples; expected one each."
+            )
+        width = outputs.shape[1]
+        _targets(objective, width, all_targets, source.name, 0)
+        objective.loss.per_example(outputs, _targets(objective, width, raw_targets, source.name, 0))
+        if curvature.uses_jacobian:
+            objective.loss.curvature_factor(outputs)
+    return Task(
+        objective=objective,
+        source=source,
+        outputs=width,
+        class_names=_names(objective, width, class_names, source.class_names),
+        example=map_tensors(lambda x: list(x.shape[1:]), inputs),
+    )
+
+
+def _forward(objective: Objective, inputs: Any) -> Tensor:
+    try:
+        with torch.no_grad():
+            return objective.outputs(objective.parameters, inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, RelatifError):
+            raise
+        shapes = map_tensors(lambda x: list(x.shape), inputs)
+        raise DataError(
+            f"The model does not take inputs of shape {shapes}: {error}. Pass the data set with the transform "
+            "that the model was trained with, or collate_fn=."
+        ) from error
+
+
+def _targets(objective: Objective, outputs: int, targets: Tensor, name: str, first: int) -> Tensor:
+    try:
+        targets = objective.loss.as_targets(targets, outputs)
+    except DataError as error:
+        message = re.sub(
+            r"at position (\d+)", lambda found: f"of example {first + int(found[1])}", str(error)
+        )
+        raise DataError(f"{name}: {message}") from None
+    if targets.is_floating_point():
+        targets = targets.to(objective.dtype)
+    return targets.to(objective.device)
+
+
+def _names(
+    objective: Objective, outputs: int, given: Sequence[str] | None, found: Sequence[str] | None
+) -> tuple[str, ...]:
+    count = objective.loss.class_count(outputs)
+    if count is None:
+        return ()
+    if given is not None and len(given) != count:
+        raise ChoiceError(
+            f"class_names has {len(given)} names; the model has {count} classes. Give one name each."
+        )
+    names = tuple(map(str, given or found or ()))
+    if len(names) != count:
+        return tuple(str(label) for label in range(count))
+    if len(set(names)) != count:  # labels are asked for by name, so names must differ
+        return tuple(
+            f"{name} ({label})" if names.count(name) > 1 else name for label, name in enumerate(names)
+        )
+    return names
