@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -223,14 +224,13 @@ class SquaredError(Loss):
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         squares = (outputs - targets).square()
-        losses: Tensor = self.scale * (squares.mean(1) if self.average else squares.sum(1))
-        return losses
+        return (squares.mean(1) if self.average else squares.sum(1)).mul(self.scale)
 
     def curvature_factor(self, outputs: Tensor) -> Tensor:
         width = outputs.shape[1]
         scale = 2 * self.scale / (width if self.average else 1)
-        eye = torch.eye(width, dtype=outputs.dtype, device=outputs.device)
-        return (scale**0.5 * eye).expand(len(outputs), width, width)
+        factor = torch.eye(width, dtype=outputs.dtype, device=outputs.device).mul(math.sqrt(scale))
+        return factor.expand(len(outputs), width, width)
 
     def as_targets(self, targets: Tensor, outputs: int) -> Tensor:
         dtype = targets.dtype if targets.is_floating_point() else torch.get_default_dtype()

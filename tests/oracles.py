@@ -1,0 +1,74 @@
+"""Slow, dense, obvious versions of what the package computes, by plain autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def flat_parameters(model: nn.Module) -> list[Tensor]:
+    return [value for value in model.parameters() if value.requires_grad]
+
+
+def gradient(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """∇_θ ℓ of one example, one backward pass."""
+    value = loss(model(x[None]), y[None])
+    grads = torch.autograd.grad(value.sum(), flat_parameters(model), allow_unused=True)
+    return torch.cat(
+        [
+            (torch.zeros_like(parameter) if grad is None else grad).reshape(-1)
+            for grad, parameter in zip(grads, flat_parameters(model), strict=True)
+        ]
+    )
+
+
+def gradients(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([gradient(model, loss, xi, yi) for xi, yi in zip(x, y, strict=True)])
+
+
+def softmax_fisher(model: nn.Module, x: Tensor) -> Tensor:
+    """(1/n) Σ_i Σ_y p(y|x_i) g g ᵀ, enumerating every label: Eq. (7) as it stands."""
+    loss = nn.CrossEntropyLoss(reduction="none")
+    total = 0
+    for xi in x:
+        probabilities = model(xi[None])[0].softmax(0).detach()
+        for label, probability in enumerate(probabilities):
+            g = gradient(model, loss, xi, torch.tensor(label))
+            total = total + probability * torch.outer(g, g)
+    return total / len(x)
+
+
+def influence(curvature: Tensor, damping: float, queries: Tensor, train: Tensor) -> Tensor:
+    """g_testᵀ (H + λI)⁻¹ g_i by a dense solve."""
+    damped = curvature + damping * torch.eye(len(curvature), dtype=curvature.dtype)
+    return queries @ torch.linalg.solve(damped, train.T)
+
+
+def normalizers(curvature: Tensor, damping: float, train: Tensor) -> tuple[Tensor, Tensor]:
+    """‖(H+λI)⁻¹ g_i‖ and √(g_iᵀ (H+λI)⁻¹ g_i) by a dense solve."""
+    damped = curvature + damping * torch.eye(len(curvature), dtype=curvature.dtype)
+    solved = torch.linalg.solve(damped, train.T)
+    return solved.norm(dim=0), (train.T * solved).sum(0).sqrt()
+
+
+def newton_softmax(x: Tensor, y: Tensor, weights: Tensor, l2: float, classes: int, start: Tensor) -> Tensor:
+    """argmin_θ Σ_i w_i ℓ(z_i, θ) + l2/2 ‖θ‖² of softmax regression with bias, to 1e-12.
+
+    θ is laid out as `nn.Linear` has it: weight [classes, features], then bias.
+    """
+    ones = torch.ones(len(x), 1, dtype=x.dtype)
+    inputs = torch.cat([x, ones], 1)
+    theta = torch.cat([start[: classes * x.shape[1]].reshape(classes, -1), start[classes * x.shape[1] :, None]], 1)
+    for _ in range(100):
+        p = (inputs @ theta.T).softmax(1)
+        error = p - nn.functional.one_hot(y, classes)
+        slope = (weights[:, None] * error).T @ inputs + l2 * theta
+        if slope.abs().max() < 1e-13:
+            break
+        middle = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        hessian = torch.einsum("n,nab,ni,nj->aibj", weights, middle, inputs, inputs).reshape(theta.numel(), -1)
+        hessian = hessian + l2 * torch.eye(theta.numel(), dtype=x.dtype)
+        theta = theta - torch.linalg.solve(hessian, slope.reshape(-1)).reshape(theta.shape)
+    return torch.cat([theta[:, :-1].reshape(-1), theta[:, -1]])
