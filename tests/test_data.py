@@ -1,0 +1,212 @@
+"""Every kind of data set that users bring, and what is said of those that cannot be read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cases import pictures
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from relatif_widgets import DataError
+from relatif_widgets.data import Fingerprint, as_inputs, as_source, batch_length, fit_inputs, map_tensors
+
+
+class Items(Dataset):  # type: ignore[type-arg]
+    """A map-style data set over a list."""
+
+    def __init__(self, items: list[object]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> object:
+        return self.items[row]
+
+
+class Torchvision(Dataset):  # type: ignore[type-arg]
+    """What torchvision's data sets look like from outside."""
+
+    classes = ("ant", "bee", "cat")
+
+    def __init__(self) -> None:
+        self.transform = lambda image: torch.from_numpy(np.asarray(image, dtype=np.float32)) / 255 - 0.5
+        self.pictures, self.targets = pictures()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, row: int) -> tuple[object, int]:
+        image = Image.fromarray((self.pictures[row, 0].numpy() * 255).astype(np.uint8))
+        return (self.transform(image) if self.transform else image), int(self.targets[row])
+
+
+X, Y = pictures()
+PAIRS = [(X[i], int(Y[i])) for i in range(len(X))]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (X, Y),
+        (X.numpy(), Y.numpy()),
+        TensorDataset(X, Y),
+        Items(PAIRS),
+        Items([{"image": x, "label": y} for x, y in PAIRS]),
+        Items([{"labels": y, "pixel_values": x, "path": "p"} for x, y in PAIRS]),
+        Subset(TensorDataset(torch.cat([X, X]), torch.cat([Y, Y])), range(24)),
+    ],
+    ids=["tensors", "arrays", "TensorDataset", "Dataset", "dicts", "Hugging Face style", "Subset"],
+)
+def test_every_form_gives_the_same_batches(data: object) -> None:
+    source = as_source(data, "train_set")
+    assert source.length == 24
+    inputs, targets = source.batch([3, 0, 7])
+    assert torch.equal(inputs, X[[3, 0, 7]])
+    assert torch.equal(targets, Y[[3, 0, 7]])
+    assert [(first, len(i), len(t)) for first, i, t in source.batches(10)] == [(0, 10, 10), (10, 10, 10), (20, 4, 4)]
+    source.probe()
+
+
+def test_a_real_hugging_face_data_set_gives_names_and_its_raw_pictures() -> None:
+    datasets = pytest.importorskip("datasets")
+    images = [Image.fromarray((x[0].numpy() * 255).astype(np.uint8)) for x in X]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat"])})
+    plain = datasets.Dataset.from_dict({"image": images, "label": Y.tolist()}, features=features)
+
+    def transform(rows: dict[str, list[object]]) -> dict[str, list[object]]:
+        tensors = [torch.from_numpy(np.asarray(image, dtype=np.float32))[None] / 255 for image in rows["image"]]
+        return {"pixel_values": tensors, "label": rows["label"]}
+
+    source = as_source(plain.with_transform(transform), "train_set")
+    assert source.class_names == ("ant", "bee", "cat")
+    inputs, targets = source.batch([2, 5])
+    torch.testing.assert_close(inputs, (X[[2, 5]] * 255).to(torch.uint8).float() / 255)
+    assert targets.tolist() == Y[[2, 5]].tolist()
+    raw = source.raw(5)
+    assert isinstance(raw, Image.Image)
+    assert np.array_equal(np.asarray(raw), np.asarray(images[5]))
+
+
+def test_torchvision_pictures_are_shown_before_their_transform() -> None:
+    data = Torchvision()
+    source = as_source(data, "train_set")
+    assert source.class_names == ("ant", "bee", "cat")
+    assert isinstance(source.raw(3), Image.Image)
+    assert source.batch([3])[0].min() < 0  # what the model sees is transformed
+    assert data.transform is not None  # the user's object is not changed
+    part = as_source(Subset(data, [5, 3]), "train_set")
+    assert part.class_names == ("ant", "bee", "cat")
+    assert np.array_equal(np.asarray(part.raw(1)), np.asarray(source.raw(3)))
+
+
+def test_collate_fn_handles_variable_lengths() -> None:
+    items = [(torch.ones(1 + i % 3), i % 2) for i in range(6)]
+
+    def collate(batch: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        padded = torch.nn.utils.rnn.pad_sequence([x for x, _ in batch], batch_first=True)
+        return torch.nn.functional.pad(padded, (0, 3 - padded.shape[1])), torch.tensor([y for _, y in batch])
+
+    inputs, targets = as_source(Items(items), "train_set", collate).batch([0, 1, 2])
+    assert inputs.tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert targets.tolist() == [0, 1, 0]
+    with pytest.raises(DataError, match="examples 0 to 2 do not stack into one batch.*collate_fn="):
+        as_source(Items(items), "train_set").batch([0, 1, 2])
+
+
+def test_a_tokenizers_output_goes_to_the_model_by_name() -> None:
+    items = [{"input_ids": torch.arange(3), "attention_mask": torch.ones(3), "text": "a", "label": 1}] * 2
+    inputs, targets = as_source(Items(items), "train_set").batch([0, 1])
+    assert set(inputs) == {"input_ids", "attention_mask"}
+    assert inputs["input_ids"].shape == (2, 3)
+    assert targets.tolist() == [1, 1]
+
+
+class Endless(IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        yield from PAIRS
+
+
+class Short(Items):
+    def __len__(self) -> int:
+        return 99
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DataLoader(TensorDataset(X, Y)), "train_set is a DataLoader.*train_set=loader.dataset"),
+        (Endless(), "Endless, which has no length or cannot be indexed"),
+        (42, "int, which has no length"),
+        ((X, Y[:5]), "24 inputs but 5 targets"),
+        (Items([]), "train_set is empty"),
+        (Items([X[0]] * 3), r"example 0 is Tensor; expected a pair \(input, target\)"),
+        (Items([(X[0], 1, 2)] * 3), "example 0 is 3 parts; expected a pair"),
+        (Items([{"picture": X[0], "kind": 1}] * 3), r"has the columns \['picture', 'kind'\]; expected one of \['label'"),
+        (Items([{"left": X[0], "right": X[0], "label": 1}] * 3), r"several possible inputs \['left', 'right'\]"),
+        (Short(PAIRS), "example 98 cannot be read .*although its length is 99"),
+    ],
+)
+def test_data_that_cannot_be_read_say_why_and_what_to_do(data: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        source = as_source(data, "train_set")
+        source.batch([0])
+        source.batch([source.length - 1])
+
+
+def test_probe_finds_labels_that_change_too() -> None:
+    class Flips(Items):
+        count = 0
+
+        def __getitem__(self, row: int) -> object:
+            self.count += 1
+            return X[row], self.count
+
+    with pytest.raises(DataError, match="example 0 differs between two passes"):
+        as_source(Flips(PAIRS), "train_set").probe()
+
+
+def test_queries_may_be_a_batch_a_list_or_a_data_set() -> None:
+    for queries in (X[:3], X[:3].numpy(), [X[0], X[1], X[2]], TensorDataset(X[:3], Y[:3]), (X[:3], Y[:3])):
+        inputs, _ = as_inputs(queries).batch([0, 1, 2])
+        assert torch.equal(torch.as_tensor(inputs), X[:3])
+    assert as_inputs({"a": X[:3], "b": X[:3]}).length == 3
+    with pytest.raises(DataError, match="queries is empty"):
+        as_inputs(X[:0])
+    with pytest.raises(DataError, match=r"shapes \[\(1,\), \(2,\)\]; expected one shape"):
+        as_inputs([torch.ones(1), torch.ones(2)])
+
+
+def test_inputs_take_the_models_dtype_but_integers_stay() -> None:
+    moved = fit_inputs((X[:2].double(), torch.arange(2)), torch.float32, torch.device("cpu"), "train_set", 0)
+    assert [x.dtype for x in moved] == [torch.float32, torch.int64]
+    with pytest.raises(DataError, match="inputs are str; expected tensors"):
+        fit_inputs("text", torch.float32, torch.device("cpu"), "train_set", 0)
+
+
+def test_map_tensors_keeps_the_structure() -> None:
+    tree = {"a": torch.ones(2), "b": [torch.zeros(2), "text", 3]}
+    mapped = map_tensors(lambda x: x + 1, tree)
+    assert mapped["a"].tolist() == [2, 2]
+    assert mapped["b"][0].tolist() == [1, 1]
+    assert mapped["b"][1:] == ("text", 3)
+    assert batch_length(tree) == 2
+    with pytest.raises(DataError, match=r"\[2, 3\] rows; expected the same number"):
+        batch_length((torch.ones(2), torch.ones(3)))
+
+
+def test_the_fingerprint_follows_the_values_not_the_batches() -> None:
+    def of(*parts: Tensor) -> str:
+        fingerprint = Fingerprint()
+        for part in parts:
+            fingerprint.add(part)
+        return fingerprint.hexdigest()
+
+    assert of(X) == of(X.clone())
+    changed = X.clone()
+    changed[3, 0, 0, 0] += 1e-3
+    assert of(X) != of(changed)
+    assert of(X) != of(X.double())

@@ -1,0 +1,413 @@
+"""The public face: attach, fit, ask."""
+
+from __future__ import annotations
+
+import threading
+
+import oracles
+import pytest
+import torch
+from cases import Golden, blobs, convnet, mlp, pictures
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from relatif_widgets import ChoiceError, DataError, Explainer, ModelError, RelatifError, scores
+from relatif_widgets.explanation import METHODS
+
+CRITERIA = ["influence", "theta_relative", "loss_relative"]
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Tensor, Tensor]:
+    return blobs()
+
+
+@pytest.fixture(scope="module")
+def explainer(data: tuple[Tensor, Tensor]) -> Explainer:
+    return Explainer(mlp(), data, curvature="fisher", class_names=["bird", "plane", "frog"]).fit(progress=False)
+
+
+@pytest.mark.parametrize("method", CRITERIA)
+@pytest.mark.parametrize("damping", [1e-3, 0.02, 5.0])
+def test_scores_equal_a_dense_solve_at_stops_and_between_them(
+    explainer: Explainer, data: tuple[Tensor, Tensor], method: str, damping: float
+) -> None:
+    x, y = data
+    model, loss = mlp(), nn.CrossEntropyLoss(reduction="none")
+    fisher = oracles.softmax_fisher(model, x)
+    train = oracles.gradients(model, loss, x, y)
+    right = oracles.influence(fisher, damping, oracles.gradients(model, loss, x[:4], y[:4]), train)
+    theta, own = oracles.normalizers(fisher, damping, train)
+    right = right / {"influence": 1.0, "theta_relative": theta, "loss_relative": own}[method]
+    found = explainer.scores(x[:4], y[:4], method=method, damping=damping)
+    torch.testing.assert_close(found, right, rtol=1e-8, atol=1e-10)
+
+
+def test_nearest_is_minus_the_squared_distance(explainer: Explainer, data: tuple[Tensor, Tensor]) -> None:
+    x = data[0]
+    found = explainer.scores(x[:3] + 0.1, method="nearest")
+    right = -(x[:3, None] + 0.1 - x[None]).square().sum(2)
+    torch.testing.assert_close(found, right)
+    assert explainer.top_k(x[:3], k=1, method="nearest").indices.reshape(-1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("sign", ["positive", "negative", "both"])
+@pytest.mark.parametrize("method", CRITERIA)
+def test_top_k_is_the_best_of_scores(
+    explainer: Explainer, data: tuple[Tensor, Tensor], method: str, sign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = data[0]
+    everything = explainer.scores(x, method=method, damping=0.1)
+    right = scores.top_k(everything, 7, sign)
+    index = explainer._ready().index
+    whole = type(index).influence
+    # Small parts, so that the best of several parts must be merged.
+    monkeypatch.setattr(type(index), "influence", lambda self, q, d, step=None: whole(self, q, d, step=9))
+    found = explainer.top_k(x, k=7, method=method, damping=0.1, sign=sign)
+    assert torch.equal(found.indices, right[0])
+    torch.testing.assert_close(found.scores, right[1])
+    assert found.certified.tolist() == [True] * len(x)
+
+
+def test_equal_scores_are_listed_by_index_even_across_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = blobs(6)
+    twice = (torch.cat([x, x]), torch.cat([y, y]))
+    explainer = Explainer(mlp(), twice, curvature="fisher").fit(progress=False)
+    index = explainer._ready().index
+    whole = type(index).influence
+    monkeypatch.setattr(type(index), "influence", lambda self, q, d, step=None: whole(self, q, d, step=5))
+    found = explainer.top_k(x[:1], k=4)
+    first, second = found.indices[0, :2].tolist()
+    assert second == first + 6
+    torch.testing.assert_close(found.scores[0, 0], found.scores[0, 1], rtol=1e-12, atol=0)
+
+
+def test_permuting_the_training_set_permutes_the_scores(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
+    plain = Explainer(mlp(), (x, y), curvature="fisher").fit(progress=False).scores(x[:3])
+    shuffled = Explainer(mlp(), (x[order], y[order]), curvature="fisher").fit(progress=False).scores(x[:3])
+    torch.testing.assert_close(shuffled, plain[:, order], rtol=1e-8, atol=1e-10)
+
+
+def test_self_influence_is_the_influence_on_oneself(explainer: Explainer, data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    own = explainer.scores(x, y, method="influence", damping=0.3).diagonal()
+    torch.testing.assert_close(explainer.self_influence(0.3), own)
+
+
+def test_a_mislabelled_example_has_the_largest_self_influence() -> None:
+    golden = Golden("digits_softmax")
+    x, y = golden.train
+    flipped = y.clone()
+    flipped[17] = (flipped[17] + 5) % 10
+    explainer = Explainer(golden.model, (x, flipped), curvature="fisher").fit(progress=False)
+    assert int(explainer.self_influence(0.01).argmax()) == 17
+
+
+def test_fitting_twice_gives_the_same_answers(data: tuple[Tensor, Tensor]) -> None:
+    explainer = Explainer(mlp(), data, curvature="fisher").fit(progress=False)
+    before = explainer.scores(data[0][:2])
+    torch.testing.assert_close(explainer.fit(progress=False).scores(data[0][:2]), before)
+
+
+def test_batch_size_does_not_change_the_answers(data: tuple[Tensor, Tensor]) -> None:
+    one = Explainer(mlp(), data, batch_size=1).fit(progress=False).scores(data[0][:2])
+    many = Explainer(mlp(), data, batch_size=40).fit(progress=False).scores(data[0][:2])
+    torch.testing.assert_close(one, many, rtol=1e-9, atol=1e-12)
+
+
+def test_damping_changes_nothing_under_the_identity(data: tuple[Tensor, Tensor]) -> None:
+    explainer = Explainer(mlp(), data, curvature="identity").fit(progress=False)
+    assert torch.equal(explainer.scores(data[0][:2], damping=1e-3), explainer.scores(data[0][:2], damping=10.0))
+    assert explainer.explain(data[0][0], damping=0.5).dampings == (0.5,)
+
+
+def test_any_object_of_the_protocol_is_a_curvature(data: tuple[Tensor, Tensor]) -> None:
+    from relatif_widgets.curvature import Fisher
+
+    class Doubled(Fisher):
+        name = "doubled"
+
+        def finish(self):  # type: ignore[no-untyped-def]
+            self._total *= 2
+            return super().finish()
+
+    found = Explainer(mlp(), data, curvature=Doubled()).fit(progress=False)
+    plain = Explainer(mlp(), data, curvature="fisher").fit(progress=False)
+    # (2F + 2λ)⁻¹ = ½ (F + λ)⁻¹
+    torch.testing.assert_close(
+        2 * found.scores(data[0][:2], method="influence", damping=0.2),
+        plain.scores(data[0][:2], method="influence", damping=0.1),
+    )
+
+
+def test_auto_takes_the_fisher_and_refuses_what_is_too_large_for_it(data: tuple[Tensor, Tensor]) -> None:
+    assert "curvature='fisher'" in repr(Explainer(mlp(), data))
+    large = nn.Sequential(nn.Linear(4, 2000), nn.ReLU(), nn.Linear(2000, 3)).double()
+    with pytest.raises(ModelError, match=r"16,003 parameters.*about 8,000.*parameters=\"fc\""):
+        Explainer(large, data)
+    assert Explainer(large, data, parameters="2").parameter_count == 6003
+
+
+# explain
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sign", ["positive", "negative", "both"])
+def test_every_slider_position_of_an_explanation_is_what_top_k_computes(
+    explainer: Explainer, data: tuple[Tensor, Tensor], method: str, sign: str
+) -> None:
+    x = data[0]
+    explanation = explainer.explain(x[5], labels=["bird", "frog"], damping=0.05)
+    assert explanation.labels == ("bird", "frog")
+    assert explanation.dampings == tuple(sorted({*explainer.dampings, 0.05}))
+    for label in ("bird", "frog"):
+        for damping in explanation.dampings:
+            wanted = "positive" if method == "nearest" else sign
+            right = explainer.top_k(x[5:6], [label], k=7, method=method, damping=damping, sign=wanted)
+            found = explanation.top(label, method=method, damping=damping, sign=sign, k=7)
+            expected = [
+                (int(i), float(s))
+                for i, s in zip(right.indices[0], right.scores[0], strict=True)
+                if method == "nearest" or sign == "both" or (s > 0) == (sign == "positive")
+            ]
+            assert [example.index for example, _ in found] == [i for i, _ in expected]
+            assert [score for _, score in found] == pytest.approx([s for _, s in expected], rel=1e-7)
+
+
+def test_an_explanation_says_what_the_model_says(explainer: Explainer, data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    with torch.no_grad():
+        probabilities = mlp()(x).softmax(1)
+    explanation = explainer.explain(x[4], labels="top2", target=1, name="test #4", index=4)
+    order = probabilities[4].argsort(descending=True).tolist()
+    assert [panel.label for panel in explanation.panels] == order[:2]
+    query = explanation.query
+    assert (query.name, query.index, query.label, query.predicted) == ("test #4", 4, 1, order[0])
+    assert query.probabilities == pytest.approx(probabilities[4].tolist(), rel=1e-8)
+    for example in explanation.examples:
+        assert example.label == int(y[example.index])
+        assert example.predicted == int(probabilities[example.index].argmax())
+        assert example.probability == pytest.approx(float(probabilities[example.index, example.label]), rel=1e-8)
+        assert example.loss == pytest.approx(-float(probabilities[example.index, example.label].log()), rel=1e-7)
+
+
+def test_predicted_true_and_top2_may_be_mixed_with_names(explainer: Explainer, data: tuple[Tensor, Tensor]) -> None:
+    x = data[0]
+    predicted = explainer.explain(x[0]).labels
+    assert len(predicted) == 1
+    assert explainer.explain(x[0], labels=["true", "predicted"], target=2).labels == tuple(
+        dict.fromkeys(["frog", *predicted])
+    )
+    assert explainer.explain(x[0], labels=1).labels == ("plane",)
+
+
+def test_pictures_are_shown_in_one_sprite_sheet() -> None:
+    x, y = pictures()
+    explainer = Explainer(convnet(), (x, y)).fit(progress=False)
+    explanation = explainer.explain(x[0], top=3)
+    assert explanation.sprite is not None
+    assert (explanation.sprite.width, explanation.sprite.height) == (8, 8)
+    assert explanation.sprite.count == len(explanation.examples)
+    assert explanation.query.media.kind == "picture"
+
+
+def test_render_decides_what_is_shown(data: tuple[Tensor, Tensor]) -> None:
+    explainer = Explainer(mlp(), data, render=lambda row: f"sum {float(row.sum()):.2f}").fit(progress=False)
+    explanation = explainer.explain(data[0][0])
+    assert explanation.query.media.text == f"sum {float(data[0][0].sum()):.2f}"
+    assert explanation.examples[0].media.text.startswith("sum ")
+
+
+def test_a_regression_is_explained_at_its_target() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(20, 3, dtype=torch.float64)
+    y = x @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    model = nn.Linear(3, 1).double()
+    explainer = Explainer(model, (x, y), loss="mse").fit(progress=False)
+    explanation = explainer.explain(x[0], labels=["true", 1.5], target=float(y[0]))
+    assert explanation.labels == (f"{float(y[0]):.6g}", "1.5")
+    right = explainer.top_k(x[:1], [1.5], k=3, method="influence", damping=0.1)
+    found = explanation.top("1.5", method="influence", damping=0.1, k=3)
+    assert [example.index for example, _ in found] == right.indices[0].tolist()
+    assert explanation.query.output == f"{float(model(x[:1]).detach()):.6g}"
+    with pytest.raises(DataError, match="at the prediction itself a regression's gradient is zero"):
+        explainer.scores(x[:2])
+    with pytest.raises(DataError, match="a query needs its target"):
+        explainer.explain(x[0])
+
+
+def test_progress_is_told_and_may_stop_the_work(explainer: Explainer, data: tuple[Tensor, Tensor]) -> None:
+    seen: list[float] = []
+    explainer.explain(data[0][0], progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+    def stop(fraction: float) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        explainer.explain(data[0][0], progress=stop)
+
+
+def test_threads_may_ask_at_once(explainer: Explainer, data: tuple[Tensor, Tensor]) -> None:
+    x = data[0]
+    right = explainer.scores(x)
+    found: dict[int, Tensor] = {}
+    threads = [threading.Thread(target=lambda i=i: found.update({i: explainer.scores(x)})) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found[i], right) for i in range(6))
+
+
+# Bad input: each error says what was seen, expected, and to try
+
+
+def test_labels_outside_the_outputs_name_the_example(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    wrong = y.clone()
+    wrong[33] = 7
+    with pytest.raises(DataError, match=r"train_set: Label 7 of example 33 is outside the model's 3 outputs; .*0 to 2"):
+        Explainer(mlp(), (x, wrong))
+
+
+def test_labels_of_a_lazy_data_set_are_checked_on_the_way(data: tuple[Tensor, Tensor]) -> None:
+    class Lazy(Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, row: int) -> tuple[Tensor, int]:
+            return data[0][row], 9 if row == 33 else int(data[1][row])
+
+    with pytest.raises(DataError, match="Label 9 of example 33 is outside"):
+        Explainer(mlp(), Lazy(), batch_size=8).fit(progress=False)
+
+
+def test_nan_pixels_name_the_example() -> None:
+    x, y = pictures()
+    x[13, 0, 2, 2] = float("nan")
+    with pytest.raises(DataError, match="train_set: example 13 holds NaN or infinity"):
+        Explainer(convnet(), (x, y))
+    good, _ = pictures()
+    explainer = Explainer(convnet(), (good, y)).fit(progress=False)
+    with pytest.raises(DataError, match="queries: example 13 holds NaN or infinity"):
+        explainer.scores(x)
+
+
+def test_an_empty_data_set_is_refused() -> None:
+    with pytest.raises(DataError, match="train_set is empty; expected at least one example"):
+        Explainer(mlp(), (torch.empty(0, 4), torch.empty(0, dtype=torch.int64)))
+
+
+def test_a_data_set_whose_two_passes_disagree_is_refused() -> None:
+    x, y = pictures()
+
+    class Augmented(Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return len(x)
+
+        def __getitem__(self, row: int) -> tuple[Tensor, int]:
+            return x[row] + 0.1 * torch.randn(1, 8, 8), int(y[row])
+
+    state = torch.get_rng_state()
+    with pytest.raises(DataError, match="example 0 differs between two passes.*evaluation transform"):
+        Explainer(convnet(), Augmented())
+    assert not torch.equal(state, torch.zeros_like(state))
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda e, x: e.scores(x, method="influnce"), r"method='influnce' is not known.*Did you mean 'influence'\?"),
+        (lambda e, x: e.top_k(x, sign="postive"), r"Did you mean 'positive'\?"),
+        (lambda e, x: e.top_k(x, k=0), "k=0; expected 1 to 40"),
+        (lambda e, x: e.top_k(x, k=41), "k=41; expected 1 to 40"),
+        (lambda e, x: e.top_k(x, method="nearest", sign="negative"), 'method="nearest" has no sign'),
+        (lambda e, x: e.scores(x, damping=0), "damping=0; expected a finite λ > 0"),
+        (lambda e, x: e.scores(x, damping=float("nan")), "damping=nan"),
+        (lambda e, x: e.scores(x, damping="much"), "damping='much' is no number"),
+        (lambda e, x: e.self_influence(-1), "damping=-1"),
+        (lambda e, x: e.explain(x[0], labels="brid"), r"label='brid' is not known.*Did you mean 'bird'\?"),
+        (lambda e, x: e.explain(x[0], labels=5), "label=5 is outside the model's 3 classes; expected 0 to 2"),
+        (lambda e, x: e.explain(x[0], labels=[]), "labels=\\[\\] asks for no panel"),
+        (lambda e, x: e.explain(x[0], labels="true"), "needs the query's true label"),
+        (lambda e, x: e.explain(x[0], top=0), "top=0"),
+    ],
+)
+def test_unknown_choices_are_refused(explainer: Explainer, data: tuple[Tensor, Tensor], ask, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ChoiceError, match=message):
+        ask(explainer, data[0])
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda e, x: e.scores(x[:3], [0, 1]), "labels has 2 entries for 3 queries"),
+        (lambda e, x: e.scores(x[:2], [0, 3]), "labels: Label 3 of example 1 is outside the model's 3 outputs"),
+        (lambda e, x: e.scores(x[0]), r"queries has shape \[4\]; expected a batch \['query', 4\].*x\[None\]"),
+        (lambda e, x: e.explain(x[:2]), r"query has shape \[2, 4\]; expected one example like the training inputs"),
+        (lambda e, x: e.scores(x[:2, :3]), r"The model does not take inputs of shape \[2, 3\]"),
+        (lambda e, x: e.explain(object()), "query is object; expected one input"),
+        (lambda e, x: e.explain(x[0], target=8), "target: Label 8"),
+    ],
+)
+def test_queries_that_do_not_fit_are_refused(explainer: Explainer, data: tuple[Tensor, Tensor], ask, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DataError, match=message):
+        ask(explainer, data[0])
+
+
+def test_asking_before_fitting_says_what_to_do(data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(RelatifError, match=r"call explainer.fit\(\) first"):
+        Explainer(mlp(), data).scores(data[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"curvature": "fischer"}, r"curvature='fischer' is not known.*Did you mean 'fisher'\?"),
+        ({"curvature": 3}, "neither a name nor an object"),
+        ({"class_names": ["a", "b"]}, "class_names has 2 names; the model has 3 classes"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"memory_limit": "lots"}, "memory_limit='lots'"),
+        ({"damping": -1}, "damping=-1"),
+        ({"dampings": [0.1, 0]}, "damping=0"),
+    ],
+)
+def test_unknown_options_are_refused(data: tuple[Tensor, Tensor], options: dict[str, object], message: str) -> None:
+    with pytest.raises(ChoiceError, match=message):
+        Explainer(mlp(), data, **options)
+
+
+def test_memory_limit_is_obeyed_or_refused(data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ModelError, match=r"Fitting needs about .*memory_limit is 0.03 MB"):
+        Explainer(mlp(), data, memory_limit="30 kB")
+    small = Explainer(mlp(), data, memory_limit="200kB")
+    assert small._chunk < 40  # one batch is kept to an eighth of the limit
+    large = Explainer(mlp(), data).fit(progress=False)
+    torch.testing.assert_close(small.fit(progress=False).scores(data[0][:2]), large.scores(data[0][:2]))
+
+
+def test_infinite_outputs_name_the_example() -> None:
+    class Overflows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) * torch.where(x[:, :1] > 50, float("inf"), 1.0)
+
+    x, y = blobs()
+    x[21, 0] = 100.0
+    with pytest.raises(ModelError, match="The model's output for example 21 is NaN or infinite"):
+        Explainer(Overflows(), (x, y)).fit(progress=False)
+
+
+def test_the_report_says_what_was_fitted(explainer: Explainer) -> None:
+    report = explainer.report()
+    assert "40 training examples; 43 parameters in 0.weight, 0.bias, 2.weight, 2.bias" in report
+    assert "curvature: exact Fisher, 43 parameters" in report
+    eigenvalues = explainer._ready().index.basis.eigenvalues
+    assert f"largest {float(eigenvalues.max()):.4g}" in report
