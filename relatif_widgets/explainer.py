@@ -283,6 +283,7 @@ class Explainer:
         """The model's predictions on a test set, and an explanation of any of its rows on request."""
         from .queries import QuerySet  # a QuerySet holds an Explainer
 
+        self._ready()
         return QuerySet(self, self._task, as_source(test_set, "test_set", self._collate), self._render)
 
     @property

@@ -75,6 +75,7 @@ class ExplanationWidget(anywidget.AnyWidget):
     Setting a trait from Python redraws; `observe` follows what the user does.
     """
 
+    _wanted = 0  # counts requests: a preparation that is no longer the newest stops
     _esm = STATIC / "widget.js"
     _css = STATIC / "widget.css"
 
@@ -114,7 +115,6 @@ class ExplanationWidget(anywidget.AnyWidget):
     ) -> None:
         self._queries: Queries = explainer.queries(test_set)
         self._explanation: Explanation | None = None
-        self._wanted = 0  # counts requests: a preparation that is no longer the newest stops
         self._request: _Request | None = None  # what is being prepared
         self._worker: threading.Thread | None = None
         self._settled = threading.Event()
@@ -277,6 +277,10 @@ class ExplanationWidget(anywidget.AnyWidget):
             with self._guard:
                 if ticket == self._wanted:
                     self._request = None
+                    if shown is not None and shown.query.index == query:
+                        # Back to what is on display, so that asking again is a change.
+                        kept = [label for label in self.labels if label in shown.labels]
+                        self._set_labels(kept or shown.labels)
                     self._report("error", text)
                     self._settled.set()
             return

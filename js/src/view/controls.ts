@@ -1,0 +1,179 @@
+/** The row of controls: method, k, damping, sign. */
+import { type Explanation, METHODS, type Method, type Sign } from "../explanation";
+import { damping as dampingText, ratio } from "../format";
+import { longestList, stopOf } from "../lookup";
+import { el, keyed, setText, uniqueId } from "./dom";
+import type { Commit, ViewState } from "./state";
+
+export const METHOD_TITLES: Record<Method, string> = {
+  influence: "IF",
+  theta_relative: "θ-RelatIF",
+  loss_relative: "ℓ-RelatIF",
+  nearest: "k-NN",
+};
+
+const METHOD_HELP: Record<Method, string> = {
+  influence:
+    "Influence: the most effect overall. For debugging; it often returns the same outliers for every prediction.",
+  theta_relative:
+    "Influence for each unit of change in the weights. For explaining this prediction.",
+  loss_relative:
+    "Influence for each unit of change in the training loss. For explaining this prediction.",
+  nearest: "Nearest in input space. It knows nothing of the model.",
+};
+
+const SIGNS: Record<Sign, [text: string, help: string]> = {
+  positive: ["+ helpful", "Training examples that lower the loss at this label"],
+  negative: ["− harmful", "Training examples that raise the loss at this label"],
+  both: ["both", "The strongest of either sign"],
+};
+
+const DEFAULT_LONGEST = 20;
+const NO_MODEL = "k-NN compares inputs only: it has no";
+
+export interface Controls {
+  readonly node: HTMLElement;
+  draw(state: ViewState, doc: Explanation | null): void;
+}
+
+export function createControls(
+  signal: AbortSignal,
+  onInput: (changed: Commit) => void,
+  onCommit: (changed: Commit) => void,
+): Controls {
+  const method = segments(
+    "Method",
+    METHODS.map((value) => [value, METHOD_TITLES[value], METHOD_HELP[value]]),
+  );
+  const sign = segments(
+    "Sign",
+    Object.entries(SIGNS).map(([value, [text, help]]) => [value, text, help]),
+  );
+  const k = slider("k", "How many training examples to show in each panel");
+  k.input.min = "1";
+  const damping = slider("damping", "Damping λ: added to every eigenvalue of the curvature");
+  damping.input.min = "0";
+  const mean = el("span", { class: "rw-quiet rw-mean" });
+  damping.node.append(mean);
+  let dampings: number[] = [];
+
+  const node = el(
+    "div",
+    { class: "rw-controls", attrs: { role: "group", "aria-label": "Ranking" } },
+    method.node,
+    k.node,
+    damping.node,
+    sign.node,
+  );
+
+  const changed = (target: EventTarget | null): Commit | null => {
+    if (target === k.input) return { k: Number(k.input.value) };
+    if (target === damping.input) {
+      const stop = dampings[Number(damping.input.value)];
+      return stop === undefined ? null : { damping: stop };
+    }
+    if (!(target instanceof HTMLInputElement)) return null;
+    if (target.name === method.name) return { method: target.value as Method };
+    if (target.name === sign.name) return { sign: target.value as Sign };
+    return null;
+  };
+  const listen = (event: "input" | "change", tell: (value: Commit) => void): void => {
+    node.addEventListener(
+      event,
+      ({ target }) => {
+        const value = changed(target);
+        if (value) tell(value);
+      },
+      { signal },
+    );
+  };
+  listen("input", onInput);
+  listen("change", onCommit);
+
+  return {
+    node,
+    draw(state, doc) {
+      const nearest = state.method === "nearest";
+      method.draw(state.method, null);
+      sign.draw(state.sign, nearest ? `${NO_MODEL} sign.` : null);
+
+      const longest = doc ? longestList(doc) : DEFAULT_LONGEST;
+      const shown = Math.min(state.k, longest);
+      k.draw(shown, longest, `${shown}`, `${shown}`, null);
+
+      dampings = doc?.dampings ?? [];
+      const stop = stopOf(dampings, state.damping);
+      const value = dampings[stop] ?? state.damping;
+      const idle = nearest
+        ? `${NO_MODEL} damping.`
+        : doc && dampings.length < 2
+          ? "This curvature has one damping stop only."
+          : doc
+            ? null
+            : "The stops come with the first explanation.";
+      const text = dampingText(value);
+      damping.draw(stop, Math.max(1, dampings.length - 1), text, `damping ${text}`, idle);
+
+      const eigenvalue = doc?.provenance.mean_eigenvalue ?? 0;
+      const known = eigenvalue > 0 && !nearest;
+      setText(mean, known ? `${ratio(value / eigenvalue)} × mean` : "");
+      mean.title = known ? `The mean eigenvalue of the curvature is ${ratio(eigenvalue)}` : "";
+    },
+  };
+}
+
+function segments(legend: string, choices: [value: string, text: string, help: string][]) {
+  const name = uniqueId(legend.toLowerCase());
+  const inputs = new Map<string, HTMLInputElement>();
+  const node = el(
+    "fieldset",
+    { class: "rw-segments" },
+    el("legend", { class: "rw-sr", text: legend }),
+  );
+  for (const [value, text, help] of choices) {
+    const input = keyed(el("input", { attrs: { type: "radio", name, value } }));
+    inputs.set(value, input);
+    node.append(el("label", { title: help }, input, el("span", { text })));
+  }
+  return {
+    node,
+    name,
+    draw(value: string, idle: string | null) {
+      for (const [key, input] of inputs) {
+        input.checked = key === value;
+        input.disabled = idle !== null;
+      }
+      node.title = idle ?? "";
+      node.classList.toggle("rw-idle", idle !== null);
+    },
+  };
+}
+
+function slider(name: string, help: string) {
+  const input = keyed(el("input", { class: "rw-range", attrs: { type: "range", step: "1" } }));
+  const value = el("output", { class: "rw-value" });
+  // The value changes with each step of the slider, which speaks for itself.
+  value.setAttribute("aria-hidden", "true");
+  const node = el(
+    "label",
+    { class: `rw-slider rw-slider-${name}`, title: help },
+    el("span", { class: "rw-quiet", text: name }),
+    input,
+    value,
+  );
+  return {
+    node,
+    input,
+    draw(at: number, max: number, text: string, spoken: string, idle: string | null) {
+      input.max = `${max}`;
+      input.value = `${at}`;
+      const min = Number(input.min);
+      input.style.setProperty("--rw-fill", `${max > min ? ((at - min) / (max - min)) * 100 : 0}%`);
+      input.setAttribute("aria-valuetext", spoken);
+      input.disabled = idle !== null || max <= min;
+      setText(value, text);
+      node.title = idle ?? help;
+      node.classList.toggle("rw-idle", idle !== null);
+    },
+  };
+}

@@ -1,0 +1,39 @@
+// @vitest-environment node
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+const out = mkdtempSync(join(tmpdir(), "relatif-bundle-"));
+const read = (name: string): string => readFileSync(join(out, name), "utf8");
+
+beforeAll(() => {
+  execFileSync("node", [fileURLToPath(new URL("../build.mjs", import.meta.url)), out]);
+});
+afterAll(() => rmSync(out, { recursive: true }));
+
+test("the widget stays within 60 kB, since a saved notebook holds it", () => {
+  expect(Buffer.byteLength(read("widget.js"))).toBeLessThanOrEqual(60_000);
+});
+
+test("the widget is a module with a default export", () => {
+  expect(read("widget.js")).toMatch(/export\s*\{[^}]*\bas default\b/);
+});
+
+test("nothing is fetched: no address in any bundle", () => {
+  for (const name of ["widget.js", "standalone.js", "widget.css"]) {
+    expect(read(name)).not.toMatch(/https?:|\/\/[a-z]+\.|@import|url\(/);
+  }
+});
+
+test("the page's script may stand inside a script element", () => {
+  expect(read("standalone.js")).not.toMatch(/<\/script|<!--/i);
+});
+
+test("no data becomes markup", () => {
+  for (const name of ["widget.js", "standalone.js"]) {
+    expect(read(name)).not.toMatch(/innerHTML|outerHTML|insertAdjacentHTML|document\.write/);
+  }
+});

@@ -1,0 +1,56 @@
+import { beforeEach, expect, test } from "vitest";
+import { start } from "../src/standalone";
+import { fixture } from "./fixture";
+import { bar, dampingSlider, expectAccessible, move, one, texts } from "./page";
+
+let root: HTMLElement;
+
+function page(text: string | null): void {
+  document.body.replaceChildren();
+  root = document.body.appendChild(document.createElement("main"));
+  root.id = "relatif-root";
+  if (text === null) return;
+  const data = document.body.appendChild(document.createElement("script"));
+  data.type = "application/json";
+  data.id = "relatif-explanation";
+  data.textContent = text;
+}
+
+beforeEach(() => page(JSON.stringify(fixture())));
+
+test("a page draws the document inside it, where its settings stand", async () => {
+  const stop = start(document);
+  expect(texts(root, ".rw-panel-name")).toEqual(["bird", "plane"]);
+  expect(texts(one(root, ".rw-panel"), ".rw-score")).toEqual(["+9.28", "+4.00"]);
+  expect(root.classList.contains("rw-standalone")).toBe(true);
+  expect(one(root, ".rw-strip").hidden).toBe(true);
+  await expectAccessible();
+  stop?.();
+  expect(root.childElementCount).toBe(0);
+});
+
+test("its controls live without a kernel", () => {
+  start(document);
+  move(dampingSlider(root), 1, true);
+  expect(texts(one(root, ".rw-panel"), ".rw-score")).toEqual(["+6.00", "+5.00"]);
+  bar(root, "plane").click();
+  expect(texts(root, ".rw-panel-name")).toEqual(["bird"]);
+});
+
+test.each([
+  ["cut short", JSON.stringify(fixture()).slice(0, -40), "not complete JSON"],
+  ["absent", null, "holds no explanation"],
+  ["of a newer major version", '{"schema_version": "2.0"}', "schema version 2.0"],
+  ["damaged", '{"schema_version": "1.0"}', "Damaged explanation at query"],
+  ["hostile", '{"schema_version": "<img src=x onerror=alert(1)>"}', "<img src=x onerror="],
+])("a document that is %s gives one sentence, as text", (_, text, sentence) => {
+  page(text);
+  expect(start(document)).toBeNull();
+  expect(one(root, "[role=alert]").textContent).toContain(sentence);
+  expect(root.querySelector("img")).toBeNull();
+});
+
+test("a page without a root is left alone", () => {
+  document.body.replaceChildren();
+  expect(start(document)).toBeNull();
+});
