@@ -12,9 +12,10 @@ Scores follow Definition 2.1 of the paper: positive means helpful.
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,8 @@ from .errors import ChoiceError, DocumentError, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
+    from IPython.display import HTML
+    from matplotlib.figure import Figure
 
 SCHEMA_VERSION = "1.0"
 MIME_TYPE = "application/vnd.relatif.explanation.v1+json"
@@ -42,7 +45,10 @@ METHOD_TITLES: dict[Method, str] = {
     "nearest": "k-NN",
 }
 
-Count = Annotated[int, Field(ge=0)]
+# What JavaScript counts exactly.
+LARGEST = 2**53 - 1
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Size = Annotated[int, Field(ge=1, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -62,8 +68,8 @@ class Picture:
 
     mime: Literal["image/png", "image/webp"]
     data: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+=*$")]
-    width: Annotated[int, Field(ge=1)]
-    height: Annotated[int, Field(ge=1)]
+    width: Size
+    height: Size
     kind: Literal["picture"] = "picture"
 
 
@@ -97,10 +103,10 @@ class Sprite:
 
     mime: Literal["image/png", "image/webp"]
     data: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+=*$")]
-    width: Annotated[int, Field(ge=1)]
-    height: Annotated[int, Field(ge=1)]
-    columns: Annotated[int, Field(ge=1)]
-    count: Annotated[int, Field(ge=1)]
+    width: Size
+    height: Size
+    columns: Size
+    count: Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +180,8 @@ class Ranking:
     def __post_init__(self) -> None:
         if [len(row) for row in self.examples] != [len(row) for row in self.scores]:
             raise ValueError("examples and scores differ in shape")
+        if not all(math.isfinite(score) for row in self.scores for score in row):
+            raise ValueError(f"{self.method} has a score that is not a finite number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +241,7 @@ class Settings:
 
     method: Method = "loss_relative"
     sign: Sign = "positive"
-    k: Annotated[int, Field(ge=1)] = 5
+    k: Size = 5
     damping: Positive = 1e-3
 
 
@@ -266,14 +274,21 @@ class Explanation:
     def __post_init__(self) -> None:
         if list(self.dampings) != sorted(set(self.dampings)):
             raise ValueError("dampings must ascend")
+        if self._stop_at(self.settings.damping) is None:
+            raise ValueError(f"settings.damping {self.settings.damping:g} is none of the stops")
+        if len(self.query.probabilities) not in (0, len(self.class_names)):
+            raise ValueError(
+                f"{len(self.query.probabilities)} probabilities for {len(self.class_names)} classes"
+            )
         cells = 0 if self.sprite is None else self.sprite.count
         everything: tuple[Query | TrainingExample, ...] = (self.query, *self.examples)
         for shown in everything:
             if isinstance(shown.media, Cell) and shown.media.cell >= cells:
                 raise ValueError(f"cell {shown.media.cell} is not one of the {cells} in the sprite sheet")
-            for label in (shown.label, shown.predicted):
-                if label is not None and label >= len(self.class_names):
-                    raise ValueError(f"class {label} has no name; there are {len(self.class_names)}")
+        labels = [label for shown in everything for label in (shown.label, shown.predicted)]
+        for label in (*labels, *(panel.label for panel in self.panels)):
+            if label is not None and label >= len(self.class_names):
+                raise ValueError(f"class {label} has no name; there are {len(self.class_names)}")
         for panel in self.panels:
             present = [(r.method, r.sign) for r in panel.rankings]
             if sorted(present) != sorted(_TABLES):
@@ -308,15 +323,27 @@ class Explanation:
             method, damping, sign, k: Where the controls stand; the document's
                 settings where not given. `damping` must be one of the stops.
                 "both" ranks by the absolute score, as Eq. (11) of the paper does.
+                Tables are finite: fewer than `k` come back where they end.
 
         Raises:
             ChoiceError: The label has no panel, the method or sign is unknown,
-                or the damping is no stop.
+                the damping is no stop, or k is below 1.
         """
+        return self.ranked(self.panel(label), method=method, damping=damping, sign=sign, k=k)
+
+    def ranked(
+        self,
+        panel: Panel,
+        *,
+        method: Method | None = None,
+        damping: float | None = None,
+        sign: Sign | None = None,
+        k: int | None = None,
+    ) -> list[tuple[TrainingExample, float]]:
+        """`top` for one of the document's panels, as two regression targets may share a name."""
         method = self.settings.method if method is None else _choice("method", method, METHODS)
         sign = self.settings.sign if sign is None else _choice("sign", sign, SIGNS)
-        k = self.settings.k if k is None else k
-        panel = self._panel(label)
+        k = self.settings.k if k is None else _at_least_one(k)
         stop = self._stop(self.settings.damping if damping is None else damping)
         signs: tuple[TableSign, ...] = ("positive", "negative") if sign == "both" else (sign,)
         if method == "nearest":
@@ -354,7 +381,7 @@ class Explanation:
         """
         import pandas as pd
 
-        method = method or self.settings.method
+        method = self.settings.method if method is None else method
         damping = self.settings.damping if damping is None else damping
         rows = [
             {
@@ -362,28 +389,46 @@ class Explanation:
                 "rank": rank,
                 "index": example.index,
                 "score": score,
-                "label": self.class_name(example.label) or example.target,
+                "label": example.target if example.label is None else self.class_name(example.label),
                 "predicted": self.class_name(example.predicted),
                 "probability": example.probability,
                 "loss": example.loss,
                 "method": method,
                 "damping": damping,
             }
-            for position, panel in enumerate(self.panels)
+            for panel in self.panels
             for rank, (example, score) in enumerate(
-                self._top_of(position, method=method, damping=damping, sign=sign, k=k), start=1
+                self.ranked(panel, method=method, damping=damping, sign=sign, k=k), start=1
             )
         ]
-        columns = "panel rank index score label predicted probability loss method damping".split()
-        return pd.DataFrame(rows, columns=columns)
+        columns = ["panel", "rank", "index", "score", "label", "predicted", "probability", "loss"]
+        return pd.DataFrame(rows, columns=[*columns, "method", "damping"])
 
     def class_name(self, label: int | None) -> str | None:
         """The name of a class, None for None."""
         return None if label is None else self.class_names[label]
 
-    def with_settings(self, **changes: Any) -> Explanation:
-        """The same document with its controls elsewhere."""
-        return replace(self, settings=replace(self.settings, **changes))
+    def with_settings(
+        self,
+        *,
+        method: str | None = None,
+        sign: str | None = None,
+        k: int | None = None,
+        damping: float | None = None,
+    ) -> Explanation:
+        """The same document with its controls elsewhere; those not given stay.
+
+        Raises:
+            ChoiceError: As in `top`.
+        """
+        now = self.settings
+        settings = Settings(
+            method=now.method if method is None else _choice("method", method, METHODS),
+            sign=now.sign if sign is None else _choice("sign", sign, SIGNS),
+            k=now.k if k is None else _at_least_one(k),
+            damping=now.damping if damping is None else self.dampings[self._stop(damping)],
+        )
+        return replace(self, settings=settings)
 
     def to_json(self) -> str:
         """The document as JSON text."""
@@ -403,26 +448,33 @@ class Explanation:
                 by a newer major version.
         """
         try:
+            if isinstance(text, bytes):
+                text = text.decode("utf-8-sig")
             head = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise DocumentError(f"Not a complete JSON document ({error}). Was the file cut short?") from None
         version = head.get("schema_version") if isinstance(head, Mapping) else None
         if not isinstance(version, str):
             raise DocumentError("No schema_version: this JSON is not a relatif_widgets explanation.")
-        major = version.split(".")[0]
-        if major != SCHEMA_VERSION.split(".")[0]:
+        major, known = (text.partition(".")[0] for text in (version, SCHEMA_VERSION))
+        if major != known:
             raise DocumentError(
-                f"The explanation has schema version {version}; this relatif_widgets reads "
-                f"{SCHEMA_VERSION.split('.')[0]}.x. Open it with the release that wrote it, or a newer one."
+                f"The explanation has schema version {version[:20]}; this relatif_widgets reads "
+                f"{known}.x. Open it with the release that wrote it, or a newer one."
             )
         try:
-            return _adapter().validate_json(text)
+            # strict: JSON has types, and true is no 1 in the browser either
+            return _adapter().validate_json(text, strict=True)
+        except UnicodeEncodeError:
+            raise DocumentError("The document holds half a character (a lone surrogate).") from None
         except ValidationError as error:
-            first = error.errors()[0]
+            first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "document"
-            raise DocumentError(
-                f"Damaged explanation at {where}: {first['msg']} ({error.error_count()} faults in all)."
-            ) from None
+            fault = first["msg"].removeprefix("Value error, ")
+            fault = fault if len(fault) <= 200 else f"{fault[:199]}…"
+            count = error.error_count()
+            more = f" ({count} faults in all)" if count > 1 else ""
+            raise DocumentError(f"Damaged explanation at {where}: {fault}{more}.") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the document, by custom named `*.relatif.json`, in one atomic step."""
@@ -442,35 +494,92 @@ class Explanation:
         Returns:
             The page's HTML.
         """
-        page = _VIEWS["page"](self)
+        page: str = _VIEWS["page"](self)
         if path is not None:
             write_atomically(path, page)
         return page
+
+    def figure(
+        self,
+        *,
+        methods: Sequence[Method] = ("influence", "loss_relative"),
+        labels: Sequence[str | int] | None = None,
+        k: int = 5,
+        damping: float | None = None,
+        sign: Sign | None = None,
+        width: float = 7.0,
+    ) -> Figure:
+        """A figure for print, laid out as the paper's Figures 4 and 5: a row for each label and method.
+
+        Args:
+            methods: One row each, in this order.
+            labels: The panels to draw, by name or class index; all where not given.
+            k: Training examples in a row.
+            damping, sign: As in `top`.
+            width: In inches.
+
+        Returns:
+            A matplotlib Figure that shows itself in a notebook; `savefig` writes it.
+
+        Raises:
+            ChoiceError: As in `top`, or no methods or labels are given.
+        """
+        drawn: Figure = _VIEWS["figure"](
+            self, methods=methods, labels=labels, k=k, damping=damping, sign=sign, width=width
+        )
+        return drawn
+
+    def gallery(
+        self,
+        *,
+        method: Method | None = None,
+        damping: float | None = None,
+        sign: Sign | None = None,
+        k: int | None = None,
+        width: int = 150,
+    ) -> HTML:
+        """A static gallery by ipyplot with a tab for each panel.
+
+        Args:
+            method, damping, sign, k: As in `top`.
+            width: Of a picture, in pixels.
+
+        Returns:
+            An object that a notebook displays.
+
+        Raises:
+            ChoiceError: As in `top`.
+            DataError: The training examples are not pictures.
+        """
+        shown: HTML = _VIEWS["gallery"](self, method=method, damping=damping, sign=sign, k=k, width=width)
+        return shown
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         return {"text/plain": repr(self), "text/html": _VIEWS["text/html"](self)}
 
     def __repr__(self) -> str:
-        return _VIEWS["text/plain"](self)
+        text: str = _VIEWS["text/plain"](self)
+        return text
 
-    def _panel(self, label: str | int) -> Panel:
+    def panel(self, label: str | int) -> Panel:
         for panel in self.panels:
             if label == panel.name or (label == panel.label and not isinstance(label, bool)):
                 return panel
         raise unknown_name("label", label, self.labels)
 
-    def _top_of(self, position: int, **settings: Any) -> list[tuple[TrainingExample, float]]:
-        return replace(self, panels=(self.panels[position],)).top(self.panels[position].name, **settings)
-
     def _stop(self, damping: float) -> int:
-        for stop, value in enumerate(self.dampings):
-            if abs(value - damping) <= 1e-9 * value:
-                return stop
+        stop = self._stop_at(damping)
+        if stop is not None:
+            return stop
         raise ChoiceError(
             f"damping={damping:g} is not a stop of this explanation; it has "
             f"{', '.join(f'{value:g}' for value in self.dampings)}. "
             "Ask the explainer for another: explainer.explain(..., damping=...)."
         )
+
+    def _stop_at(self, damping: float) -> int | None:
+        stops = enumerate(self.dampings)
+        return next((stop for stop, value in stops if abs(value - damping) <= 1e-9 * value), None)
 
 
 _TABLES: tuple[tuple[Method, TableSign], ...] = (
@@ -479,17 +588,23 @@ _TABLES: tuple[tuple[Method, TableSign], ...] = (
 )
 
 # Views know explanations, not the other way round; they sign up here.
-_VIEWS: dict[str, Callable[[Explanation], str]] = {}
+View = Literal["page", "text/html", "text/plain", "figure", "gallery"]
+_VIEWS: dict[View, Callable[..., Any]] = {}
 
 
-def register_view(name: str, draw: Callable[[Explanation], str]) -> None:
-    """Let `draw` make the "page", "text/html" or "text/plain" of every explanation."""
+def register_view(name: View, draw: Callable[..., Any]) -> None:
+    """Let `draw` make a view of every explanation; it takes what the method of that name passes on."""
     _VIEWS[name] = draw
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of the document, generated from the dataclasses."""
     schema = _adapter().json_schema()
+    # Readers tell layouts and media apart by these: a default is for Python's constructors only.
+    schema["required"].append("schema_version")
+    for definition in schema["$defs"].values():
+        if "kind" in definition["properties"]:
+            definition["required"].append("kind")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"relatif-explanation-{SCHEMA_VERSION}",
@@ -500,22 +615,16 @@ def json_schema() -> dict[str, Any]:
 def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
     """Write a text file so that readers see the old one or the new one, never half."""
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return target
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @cache
@@ -527,3 +636,9 @@ def _choice(option: str, value: Any, known: tuple[Any, ...]) -> Any:
     if value not in known:
         raise unknown_name(option, value, [str(name) for name in known])
     return value
+
+
+def _at_least_one(k: int) -> int:
+    if k < 1:
+        raise ChoiceError(f"k={k} asks for no example; give 1 or more.")
+    return k

@@ -10,7 +10,7 @@ type Model = AnyModel<Traits & Record<string, unknown>>;
 const STATE = ["method", "k", "damping", "sign", "labels", "query"] as const;
 const STATUS = ["status", "progress", "message"] as const;
 
-export function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
+function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
   const widget = model as unknown as Model;
   const send = (message: ToKernel): void => model.send(message);
   // Two views of one model hear each other's replies; a random start keeps their ids apart.

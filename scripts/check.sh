@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Everything that can be said about the code without running it. Names all that is wrong, not just the first.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+
+failed=()
+
+check() {
+    local name="$1"
+    shift
+    printf '== %s ==\n' "$name"
+    "$@" || failed+=("$name")
+}
+
+stripped() {
+    nbstripout --keep-id --verify notebooks/*.ipynb || {
+        echo "A notebook holds outputs; make format strips them."
+        return 1
+    }
+}
+
+check "format" ruff format --check .
+check "lint" ruff check .
+check "types" mypy
+check "arrows" lint-imports --no-logo
+check "front end" npm --prefix js run --silent check
+check "notebooks" stripped
+
+if [ "${#failed[@]}" -gt 0 ]; then
+    printf '\nfailed: %s\n' "${failed[*]}"
+    exit 1
+fi
+printf '\nAll checks passed.\n'

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Opens the first tutorial in JupyterLab; prints the address where no browser can open.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+
+options=(
+    --ServerApp.root_dir="$PWD/notebooks"
+    --LabApp.default_url=/lab/tree/01-first-explanation.ipynb
+    # A demo asks nothing of the network.
+    --LabApp.news_url=None
+    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+)
+[ "$(id -u)" -ne 0 ] || options+=(--allow-root)
+if [ "$(uname -s)" = Linux ] && [ -z "${DISPLAY:-}${WAYLAND_DISPLAY:-}${WSL_DISTRO_NAME:-}" ]; then
+    options+=(--no-browser)
+    echo "No display here: open the address that JupyterLab prints below."
+fi
+exec jupyter lab "${options[@]}" "$@"

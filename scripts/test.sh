@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs every kind of test, goes on after a failure, and ends with one table.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+# Notebooks write their pages here and not beside themselves.
+export RELATIF_OUT="$PWD/build/notebooks"
+mkdir -p "$RELATIF_OUT"
+
+summary=
+failed=0
+
+part() {
+    local name="$1" start=$SECONDS result=passed
+    shift
+    printf '\n== %s ==\n' "$name"
+    "$@" || result=FAILED
+    [ "$result" = passed ] || failed=1
+    summary+="$(printf '%-10s %s %5d s' "$name" "$result" $((SECONDS - start)))"$'\n'
+}
+
+browser() {
+    RELATIF_BROWSER="$(bash scripts/browser.sh)" || return 1
+    export RELATIF_BROWSER
+    pytest tests/browser -m browser
+}
+
+part "front end" npm --prefix js test
+part "Python" pytest -m "not browser"
+part "notebooks" pytest --nbmake --nbmake-timeout=600 notebooks
+part "browser" browser
+
+printf '\n%s' "$summary"
+exit "$failed"

@@ -1,0 +1,294 @@
+"""The gallery in real hosts: clicked, dragged and typed at, then compared with Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from browser.gallery import Gallery
+from browser.harness import Host, JupyterServer, NotebookPage
+
+Open = Callable[..., NotebookPage]
+
+TUTORIAL = "01-first-explanation.ipynb"
+
+# A gallery that is there in seconds, for what the tutorial's story leaves out.
+SMALL = [
+    """
+import torch
+from torch import nn
+from tutorial_data import mnist
+from relatif_widgets import Explainer, ExplanationWidget, RelatifError
+
+(images, labels), (test_images, test_labels) = mnist()
+shrink = lambda images: nn.functional.avg_pool2d(images[:, None].float() / 255, 4)
+train_set, test_set = (shrink(images[:600]), labels[:600]), (shrink(test_images[:200]), test_labels[:200])
+torch.manual_seed(0)
+model = nn.Sequential(nn.Flatten(), nn.Linear(49, 10))
+optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+for _ in range(60):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(train_set[0]), train_set[1]).backward()
+    optimizer.step()
+explainer = Explainer(model, train_set).fit(progress=False)
+""",
+    "widget = ExplanationWidget(explainer, test_set)\nwidget",
+]
+
+
+@pytest.fixture(scope="module")
+def small(jupyter: JupyterServer) -> str:
+    return jupyter.write_notebook("small.ipynb", SMALL)
+
+
+def test_the_tutorial_ends_in_a_gallery_that_slides(open_notebook: Open, host: Host) -> None:
+    page = open_notebook(TUTORIAL, host=host)
+    page.run_all(timeout=180)
+    gallery = Gallery(page)
+
+    # A 4 taken for a 9 opens with both labels side by side.
+    assert page.evaluate_in_kernel("widget.labels") == ["9", "4"]
+    assert gallery.root.locator(".rw-why").inner_text() == "Why “9”?"
+    assert "true label 4" in gallery.root.locator(".rw-facts").inner_text()
+    first, second = (gallery.root.locator(".rw-panel").nth(i).bounding_box() for i in (0, 1))
+    assert first is not None
+    assert second is not None
+    assert second["x"] > first["x"] + first["width"] - 1
+    assert abs(second["y"] - first["y"]) < 2
+    opened = gallery.expect_python_agrees()
+    assert [len(cards) for cards in opened.values()] == [5, 5]
+
+    # The damping slider, by mouse: cards change under the hand, the kernel hears on release.
+    sliding, sent = gallery.drag("damping", to=1.0)
+    assert sent == 0
+    assert sliding != opened
+    page.expect_in_kernel("widget.damping", 10.0)
+    assert gallery.expect_python_agrees() == sliding
+    assert gallery.value("damping") == "10"
+
+    # And by arrow keys, which the notebook must not take for its own.
+    slider = gallery.slider("damping")
+    active = "window.jupyterapp.shell.currentWidget.content.activeCellIndex"
+    before = page.page.evaluate(active)
+    slider.press("ArrowLeft")
+    page.expect_in_kernel("widget.damping", 3.0)
+    gallery.expect_python_agrees()
+    for _ in range(3):
+        slider.press("ArrowDown")
+    page.expect_in_kernel("widget.damping", 0.1)
+    gallery.expect_python_agrees()
+    slider.press("Home")
+    page.expect_in_kernel("widget.damping", 1e-4)
+    assert page.page.evaluate(active) == before
+
+    # Method, k, sign.
+    gallery.choose("IF")
+    page.expect_in_kernel("widget.method", "influence")
+    by_influence = gallery.expect_python_agrees()
+    gallery.choose("θ-RelatIF")
+    page.expect_in_kernel("widget.method", "theta_relative")
+    assert gallery.expect_python_agrees() != by_influence
+    gallery.slider("k").press("ArrowRight")
+    page.expect_in_kernel("widget.k", 6)
+    assert [len(cards) for cards in gallery.expect_python_agrees().values()] == [6, 6]
+    _, sent = gallery.drag("k", to=0.0)
+    assert sent == 0
+    page.expect_in_kernel("widget.k", 1)
+    assert [len(cards) for cards in gallery.expect_python_agrees().values()] == [1, 1]
+    gallery.slider("k").press("End")
+    page.expect_in_kernel("widget.k", 20)
+    gallery.choose("− harmful")
+    page.expect_in_kernel("widget.sign", "negative")
+    harmful = gallery.expect_python_agrees()
+    assert all(score.startswith("−") for cards in harmful.values() for _, score in cards)
+    gallery.choose("both")
+    page.expect_in_kernel("widget.sign", "both")
+    gallery.expect_python_agrees()
+    gallery.choose("k-NN")
+    page.expect_in_kernel("widget.method", "nearest")
+    nearest = gallery.expect_python_agrees()
+    assert nearest["9"] == nearest["4"]
+    assert gallery.slider("damping").is_disabled()
+
+    # Panels: remove one by its cross, add one by its probability bar.
+    gallery.choose("ℓ-RelatIF")
+    gallery.root.get_by_role("button", name="Remove 4").click()
+    page.expect_in_kernel("widget.labels", ["9"])
+    assert list(gallery.expect_python_agrees()) == ["9"]
+    gallery.bar("7").click()
+    page.expect_in_kernel("widget.labels", ["9", "7"])
+    assert list(gallery.expect_python_agrees()) == ["9", "7"]
+    gallery.bar("9").click()
+    page.expect_in_kernel("widget.labels", ["7"])
+    assert list(gallery.expect_python_agrees()) == ["7"]
+    assert gallery.bar("7").get_attribute("aria-disabled") == "true"  # the last panel stays
+
+    # Python sets, the gallery follows; also to a damping that was no stop.
+    page.run_in_kernel("widget.damping = 0.1; widget.k = 4; widget.sign = 'positive'; widget.method = 'influence'")
+    gallery.expect_python_agrees()
+    assert (gallery.value("damping"), gallery.value("k")) == ("0.1", "4")
+    page.run_in_kernel("widget.damping = 0.05")
+    gallery.expect_python_agrees()
+    assert gallery.value("damping") == "0.05"
+
+    # What Python holds is what is on display.
+    shown = gallery.cards()["7"]
+    assert page.evaluate_in_kernel("[int(i) for i in widget.explanation.to_frame()['index']]") == [i for i, _ in shown]
+
+
+def test_moving_any_control_sends_nothing_until_it_rests(open_notebook: Open, small: str) -> None:
+    page = open_notebook(small)
+    page.run_all()
+    gallery = Gallery(page)
+    page.expect_in_kernel("widget.status", "ready")
+    page.page.wait_for_timeout(500)
+    for name, to in [("damping", 0.9), ("k", 0.7), ("damping", 0.0)]:
+        before = page.comm_messages
+        opened = gallery.cards()
+        sliding, sent = gallery.drag(name, to=to, steps=25)
+        assert sliding != opened
+        assert sent == 0
+        page.page.wait_for_timeout(300)
+        assert page.comm_messages - before == 1  # one trait, once, on release
+        gallery.expect_python_agrees()
+
+
+def test_the_strip_picks_queries(open_notebook: Open, small: str, host: Host) -> None:
+    page = open_notebook(small, host=host)
+    page.run_all()
+    gallery = Gallery(page)
+    strip = gallery.root.locator(".rw-strip")
+    queries = "explainer.queries(test_set)"
+    wrong = page.evaluate_in_kernel(f"{queries}.rows('misclassified')")
+    close = page.evaluate_in_kernel(f"{queries}.rows('close')")
+    assert strip.locator(".rw-chips").inner_text().split() == [
+        "all", "200", "misclassified", str(len(wrong)), "close", "calls", str(len(close)),
+    ]  # fmt: skip
+
+    gallery.choose("misclassified")
+    strip.locator(".rw-thumb").first.get_by_text(f"test #{wrong[0]}").wait_for(state="attached")
+    strip.locator(".rw-thumb").nth(1).click()
+    page.expect_in_kernel("widget.query", wrong[1])
+    page.expect_in_kernel("widget.status", "ready")
+    assert page.evaluate_in_kernel("widget.labels") == page.evaluate_in_kernel(f"{queries}.default_labels({wrong[1]})")
+    assert len(gallery.expect_python_agrees()) == 2  # wrong: the runner-up beside it
+    assert strip.locator("[aria-current]").get_attribute("title").startswith(f"test #{wrong[1]},")
+
+    # Arrow keys walk the strip, Enter picks.
+    strip.locator(".rw-thumb").nth(1).press("ArrowRight")
+    page.page.keyboard.press("Enter")
+    page.expect_in_kernel("widget.query", wrong[2])
+    gallery.expect_python_agrees()
+
+    # By number, and from Python.
+    jump = strip.get_by_role("spinbutton")
+    jump.fill("150")
+    jump.press("Enter")
+    page.expect_in_kernel("widget.query", 150)
+    gallery.expect_python_agrees()
+    assert "test #150" in gallery.root.locator(".rw-facts").inner_text()
+    page.run_in_kernel("widget.query = 42")
+    page.expect_in_kernel("widget.status", "ready")
+    gallery.expect_python_agrees()
+    assert "test #42" in gallery.root.locator(".rw-facts").inner_text()
+
+
+def test_the_keyboard_reaches_every_control(open_notebook: Open, small: str, host: Host) -> None:
+    page = open_notebook(small, host=host)
+    page.run_all()
+    page.run_in_kernel("widget.query = 1")
+    gallery = Gallery(page)
+    page.expect_in_kernel("widget.status", "ready")
+    cells = "window.jupyterapp.shell.currentWidget.content.widgets.length"
+    before = page.page.evaluate(cells)
+    keyboard = page.page.keyboard
+
+    gallery.root.locator("input[value=loss_relative]").focus()
+    keyboard.press("ArrowLeft")
+    page.expect_in_kernel("widget.method", "theta_relative")
+    keyboard.press("ArrowLeft")
+    page.expect_in_kernel("widget.method", "influence")
+    keyboard.press("Tab")  # k
+    keyboard.press("ArrowRight")
+    page.expect_in_kernel("widget.k", 6)
+    keyboard.press("Tab")  # damping
+    keyboard.press("ArrowRight")
+    page.expect_in_kernel("widget.damping", 3e-3)
+    keyboard.press("Tab")  # sign
+    keyboard.press("ArrowRight")
+    page.expect_in_kernel("widget.sign", "negative")
+    gallery.expect_python_agrees()
+
+    bars = gallery.root.locator(".rw-label")
+    closed = bars.and_(gallery.root.locator("[aria-pressed=false]")).first
+    name = closed.locator(".rw-name").inner_text()
+    closed.focus()
+    keyboard.press("Space")
+    page.expect_in_kernel(f"{name!r} in widget.labels", True)
+    page.expect_in_kernel("widget.status", "ready")
+    gallery.expect_python_agrees()
+
+    cards = gallery.root.locator(".rw-panel").first.locator(".rw-card")
+    cards.first.focus()
+    for key, at in [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 5), ("Home", 0)]:
+        keyboard.press(key)
+        assert cards.nth(at).evaluate("(card) => card === document.activeElement"), key
+    # Keys that Jupyter knows in command mode: b adds a cell, d d deletes one, x cuts it.
+    for key in "bddxm":
+        keyboard.press(key)
+    assert page.page.evaluate(cells) == before
+
+
+def test_an_error_is_read_in_the_gallery_and_the_next_pick_recovers(open_notebook: Open, small: str) -> None:
+    page = open_notebook(small)
+    page.run_all()
+    gallery = Gallery(page)
+    page.expect_in_kernel("widget.status", "ready")
+    page.run_in_kernel(
+        "from relatif_widgets.queries import QuerySet\n"
+        "plain = QuerySet.explain\n"
+        "def broken(self, *args, **options):\n"
+        "    raise RelatifError('the <b>gradient</b> for example 3 is NaN')\n"
+        "QuerySet.explain = broken\n"
+        "widget.query = 5"
+    )
+    alert = gallery.root.get_by_role("alert")
+    alert.wait_for()
+    assert alert.inner_text() == "the <b>gradient</b> for example 3 is NaN"  # text, never markup
+    page.run_in_kernel("QuerySet.explain = plain")
+    gallery.root.locator(".rw-thumb").nth(6).click()
+    page.expect_in_kernel("widget.status", "ready")
+    alert.wait_for(state="hidden")
+    gallery.expect_python_agrees()
+
+
+def test_screenshots_of_the_gallery(open_notebook: Open, tmp_path: Path) -> None:
+    """Light and dark, for the README; RELATIF_SCREENSHOTS names the folder to keep them in."""
+    folder = Path(os.environ.get("RELATIF_SCREENSHOTS") or tmp_path)
+    page = open_notebook(TUTORIAL)
+    page.page.set_viewport_size({"width": 1560, "height": 1100})
+    page.run_all(timeout=180)
+    gallery = Gallery(page)
+    page.expect_in_kernel("widget.status", "ready")
+    gallery.root.locator(".rw-thumb").first.wait_for()
+    page.page.mouse.move(0, 0)
+    colours = []
+    for name, dark in [("light", False), ("dark", True)]:
+        page.set_theme(dark=dark)
+        page.page.wait_for_timeout(500)
+        gallery.root.screenshot(path=folder / f"gallery-{name}.png", scale="css")
+        colours.append(
+            gallery.root.locator(".rw-frame").evaluate(
+                "(frame) => [getComputedStyle(frame).backgroundColor, getComputedStyle(frame).color]"
+            )
+        )
+    (light_back, light_ink), (dark_back, dark_ink) = [[_luminance(c) for c in pair] for pair in colours]
+    assert light_back > 0.9 > 0.3 > light_ink
+    assert dark_back < 0.2 < 0.6 < dark_ink
+
+
+def _luminance(colour: str) -> float:
+    red, green, blue = (float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3])
+    return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
