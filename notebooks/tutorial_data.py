@@ -40,7 +40,9 @@ def mnist(*, full: bool = False) -> tuple[Pair, Pair]:
 def _parquet(name: str, split: str) -> Pair:
     from PIL import Image
 
-    found = next((folder / name / f"{split}.parquet" for folder in _folders() if (folder / name).is_dir()), None)
+    found = next(
+        (folder / name / f"{split}.parquet" for folder in _folders() if (folder / name).is_dir()), None
+    )
     if found is not None:
         import pyarrow.parquet
 

@@ -156,7 +156,7 @@ def as_source(data: Any, name: str, collate: Collate | None = None) -> Source:
 
 def as_inputs(queries: Any, collate: Collate | None = None) -> Source:
     """Read queries: a batch of inputs, or anything `as_source` reads (whose targets are then ignored)."""
-    if isinstance(queries, (Tensor, np.ndarray)) or isinstance(queries, Mapping):
+    if isinstance(queries, (Tensor, np.ndarray, Mapping)):
         inputs = map_tensors(lambda x: x, _tensors(queries))
         length = batch_length(inputs)
         if length == 0:

@@ -26,6 +26,12 @@ class DocumentError(RelatifError, ValueError):
     """A saved explanation is damaged, or written by a newer major version."""
 
 
+SHOWN = 20
+"""Names that a message lists at the most."""
+LONGEST = 80
+"""Characters of one name in a message."""
+
+
 def unknown_name(option: str, seen: object, known: Iterable[str]) -> ChoiceError:
     """Build the error for a word that names nothing, with the nearest word that does.
 
@@ -33,10 +39,17 @@ def unknown_name(option: str, seen: object, known: Iterable[str]) -> ChoiceError
     method='influnce' is not known; expected one of 'influence', 'nearest'. Did you mean 'influence'?
     """
     names = list(known)
-    expected = ", ".join(repr(name) for name in names)
-    message = f"{option}={seen!r} is not known; expected one of {expected}."
+    expected = ", ".join(_brief(name) for name in names[:SHOWN])
+    if len(names) > SHOWN:
+        expected += f" and {len(names) - SHOWN:,} more"
+    message = f"{option}={_brief(seen)} is not known; expected one of {expected}."
     near = difflib.get_close_matches(str(seen).lower(), [name.lower() for name in names], n=1, cutoff=0.4)
     if near:
         nearest = next(name for name in names if name.lower() == near[0])
-        message += f" Did you mean {nearest!r}?"
+        message += f" Did you mean {_brief(nearest)}?"
     return ChoiceError(message)
+
+
+def _brief(name: object) -> str:
+    text = repr(name)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

@@ -408,6 +408,16 @@ class Explanation:
         """The name of a class, None for None."""
         return None if label is None else self.class_names[label]
 
+    def with_panels(self, labels: Sequence[str | int]) -> Explanation:
+        """The same document with only these labels' panels, in this order.
+
+        Raises:
+            ChoiceError: A label has no panel, or none is left.
+        """
+        if not labels:
+            raise ChoiceError(f"labels=[] leaves no panel; the explanation has {', '.join(self.labels)}.")
+        return replace(self, panels=tuple(self.panel(label) for label in labels))
+
     def with_settings(
         self,
         *,

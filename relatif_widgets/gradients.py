@@ -45,8 +45,14 @@ class GradientBatch:
 
     @cached_property
     def losses(self) -> Float[Tensor, "batch"]:
-        """ℓ(z_i, θ*)."""
-        return self.objective.loss.per_example(self.outputs, self.targets)
+        """ℓ(z_i, θ*).
+
+        Raises:
+            ModelError: A loss is NaN or infinite (with the example's index).
+        """
+        losses = self.objective.loss.per_example(self.outputs, self.targets)
+        self._check(losses[:, None], "The loss")
+        return losses
 
     @property
     def jacobian(self) -> Float[Tensor, "batch output param"]:

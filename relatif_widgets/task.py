@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .curvature import Curvature
-from .data import Collate, Source, fit_inputs, map_tensors
+from .data import Source, fit_inputs, map_tensors
 from .errors import ChoiceError, DataError, ModelError, RelatifError, unknown_name
 from .gradients import GradientBatch
 from .objective import Objective
@@ -54,10 +54,10 @@ class Task:
         Raises:
             DataError: NaN or infinite inputs, labels outside the outputs (with the index).
         """
-        for first, inputs, targets in source.batches(size):
+        for first, raw, targets in source.batches(size):
             if targets is None:
                 raise DataError(f"{source.name} has no targets; expected pairs (input, target).")
-            inputs = self.inputs(inputs, source.name, first)
+            inputs = self.inputs(raw, source.name, first)
             yield GradientBatch(self.objective, inputs, self.targets(targets, source.name, first), first)
 
     def inputs(self, inputs: Any, name: str, first: int = 0) -> Any:
@@ -217,7 +217,8 @@ def _names(
         raise ChoiceError(
             f"class_names has {len(given)} names; the model has {count} classes. Give one name each."
         )
-    names = tuple(map(str, given or found or ()))
+    # A folder's name may hold what no JSON text can: half a surrogate pair.
+    names = tuple(str(name).encode("utf-8", "replace").decode() for name in given or found or ())
     if len(names) != count:
         return tuple(str(label) for label in range(count))
     if len(set(names)) != count:  # labels are asked for by name, so names must differ

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that can be said about the code without running it. Names all that is wrong, not just the first.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export PATH="$PWD/.venv/bin:$PATH"
 
 failed=()
@@ -13,6 +13,7 @@ check() {
     "$@" || failed+=("$name")
 }
 
+# shellcheck disable=SC2329  # `check` calls it
 stripped() {
     nbstripout --keep-id --verify notebooks/*.ipynb || {
         echo "A notebook holds outputs; make format strips them."

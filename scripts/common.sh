@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it.
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1

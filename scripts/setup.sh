@@ -37,6 +37,7 @@ export PATH="$venv/bin:$PATH"
 # 2. torch, and what builds the package. First, so that the rest finds torch there and fetches no other build.
 python_key="$(fingerprint constraints.txt pyproject.toml relatif_widgets/_version.py) $(python --version)"
 if ! is_fresh python "$python_key"; then
+    pip_install --upgrade pip  # what comes with Python 3.11 resolves for minutes
     index=
     if ! python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then
         index="$(torch_index python)"

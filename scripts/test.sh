@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every kind of test, goes on after a failure, and ends with one table.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export PATH="$PWD/.venv/bin:$PATH"
 # Notebooks write their pages here and not beside themselves.
 export RELATIF_OUT="$PWD/build/notebooks"
@@ -19,6 +19,7 @@ part() {
     summary+="$(printf '%-10s %s %5d s' "$name" "$result" $((SECONDS - start)))"$'\n'
 }
 
+# shellcheck disable=SC2329  # `part` calls it
 browser() {
     RELATIF_BROWSER="$(bash scripts/browser.sh)" || return 1
     export RELATIF_BROWSER

@@ -14,10 +14,20 @@ MODULES = {
     "digits_softmax": lambda: nn.Sequential(nn.Linear(64, 10)),
     "cancer_logistic": lambda: nn.Sequential(nn.Linear(12, 1)),
     "digits_convnet": lambda: nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(6, 10)
+        nn.Conv2d(1, 4, 3),
+        nn.Tanh(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(6, 10),
     ),
 }
-LOSSES = {"digits_softmax": "cross_entropy", "cancer_logistic": "bce_with_logits", "digits_convnet": "cross_entropy"}
+LOSSES = {
+    "digits_softmax": "cross_entropy",
+    "cancer_logistic": "bce_with_logits",
+    "digits_convnet": "cross_entropy",
+}
 
 
 class Golden:
@@ -51,7 +61,9 @@ def blobs(count: int = 40, classes: int = 3, features: int = 4, seed: int = 0) -
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
     centres = torch.randn(classes, features, generator=generator, dtype=torch.float64)
-    return centres[labels] + 0.7 * torch.randn(count, features, generator=generator, dtype=torch.float64), labels
+    return centres[labels] + 0.7 * torch.randn(
+        count, features, generator=generator, dtype=torch.float64
+    ), labels
 
 
 def mlp(features: int = 4, classes: int = 3, seed: int = 0) -> nn.Module:
@@ -71,4 +83,6 @@ def pictures(count: int = 24, classes: int = 3, size: int = 8, seed: int = 0) ->
 def convnet(classes: int = 3, seed: int = 0) -> nn.Module:
     """A float32 convolutional network for 8x8 pictures."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, classes))
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, classes)
+    )

@@ -60,7 +60,9 @@ def newton_softmax(x: Tensor, y: Tensor, weights: Tensor, l2: float, classes: in
     """
     ones = torch.ones(len(x), 1, dtype=x.dtype)
     inputs = torch.cat([x, ones], 1)
-    theta = torch.cat([start[: classes * x.shape[1]].reshape(classes, -1), start[classes * x.shape[1] :, None]], 1)
+    theta = torch.cat(
+        [start[: classes * x.shape[1]].reshape(classes, -1), start[classes * x.shape[1] :, None]], 1
+    )
     for _ in range(100):
         p = (inputs @ theta.T).softmax(1)
         error = p - nn.functional.one_hot(y, classes)
@@ -68,7 +70,9 @@ def newton_softmax(x: Tensor, y: Tensor, weights: Tensor, l2: float, classes: in
         if slope.abs().max() < 1e-13:
             break
         middle = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-        hessian = torch.einsum("n,nab,ni,nj->aibj", weights, middle, inputs, inputs).reshape(theta.numel(), -1)
+        hessian = torch.einsum("n,nab,ni,nj->aibj", weights, middle, inputs, inputs).reshape(
+            theta.numel(), -1
+        )
         hessian = hessian + l2 * torch.eye(theta.numel(), dtype=x.dtype)
         theta = theta - torch.linalg.solve(hessian, slope.reshape(-1)).reshape(theta.shape)
     return torch.cat([theta[:, :-1].reshape(-1), theta[:, -1]])

@@ -67,18 +67,26 @@ def test_every_form_gives_the_same_batches(data: object) -> None:
     inputs, targets = source.batch([3, 0, 7])
     assert torch.equal(inputs, X[[3, 0, 7]])
     assert torch.equal(targets, Y[[3, 0, 7]])
-    assert [(first, len(i), len(t)) for first, i, t in source.batches(10)] == [(0, 10, 10), (10, 10, 10), (20, 4, 4)]
+    assert [(first, len(i), len(t)) for first, i, t in source.batches(10)] == [
+        (0, 10, 10),
+        (10, 10, 10),
+        (20, 4, 4),
+    ]
     source.probe()
 
 
 def test_a_real_hugging_face_data_set_gives_names_and_its_raw_pictures() -> None:
     datasets = pytest.importorskip("datasets")
     images = [Image.fromarray((x[0].numpy() * 255).astype(np.uint8)) for x in X]
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat"])})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat"])}
+    )
     plain = datasets.Dataset.from_dict({"image": images, "label": Y.tolist()}, features=features)
 
     def transform(rows: dict[str, list[object]]) -> dict[str, list[object]]:
-        tensors = [torch.from_numpy(np.asarray(image, dtype=np.float32))[None] / 255 for image in rows["image"]]
+        tensors = [
+            torch.from_numpy(np.asarray(image, dtype=np.float32))[None] / 255 for image in rows["image"]
+        ]
         return {"pixel_values": tensors, "label": rows["label"]}
 
     source = as_source(plain.with_transform(transform), "train_set")
@@ -145,16 +153,25 @@ class Short(Items):
         (Items([]), "train_set is empty"),
         (Items([X[0]] * 3), r"example 0 is Tensor; expected a pair \(input, target\)"),
         (Items([(X[0], 1, 2)] * 3), "example 0 is 3 parts; expected a pair"),
-        (Items([{"picture": X[0], "kind": 1}] * 3), r"has the columns \['picture', 'kind'\]; expected one of \['label'"),
-        (Items([{"left": X[0], "right": X[0], "label": 1}] * 3), r"several possible inputs \['left', 'right'\]"),
+        (
+            Items([{"picture": X[0], "kind": 1}] * 3),
+            r"columns \['picture', 'kind'\]; expected one of \['label'",
+        ),
+        (
+            Items([{"left": X[0], "right": X[0], "label": 1}] * 3),
+            r"several possible inputs \['left', 'right'\]",
+        ),
         (Short(PAIRS), "example 98 cannot be read .*although its length is 99"),
     ],
 )
 def test_data_that_cannot_be_read_say_why_and_what_to_do(data: object, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    def read() -> None:
         source = as_source(data, "train_set")
         source.batch([0])
         source.batch([source.length - 1])
+
+    with pytest.raises(DataError, match=message):
+        read()
 
 
 def test_probe_finds_labels_that_change_too() -> None:

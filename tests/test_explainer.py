@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import oracles
 import pytest
@@ -15,6 +16,7 @@ from relatif_widgets import ChoiceError, DataError, Explainer, ModelError, Relat
 from relatif_widgets.explanation import METHODS
 
 CRITERIA = ["influence", "theta_relative", "loss_relative"]
+Ask = Callable[[Explainer, Tensor], object]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,9 @@ def data() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def explainer(data: tuple[Tensor, Tensor]) -> Explainer:
-    return Explainer(mlp(), data, curvature="fisher", class_names=["bird", "plane", "frog"]).fit(progress=False)
+    return Explainer(mlp(), data, curvature="fisher", class_names=["bird", "plane", "frog"]).fit(
+        progress=False
+    )
 
 
 @pytest.mark.parametrize("method", CRITERIA)
@@ -90,7 +94,9 @@ def test_permuting_the_training_set_permutes_the_scores(data: tuple[Tensor, Tens
     torch.testing.assert_close(shuffled, plain[:, order], rtol=1e-8, atol=1e-10)
 
 
-def test_self_influence_is_the_influence_on_oneself(explainer: Explainer, data: tuple[Tensor, Tensor]) -> None:
+def test_self_influence_is_the_influence_on_oneself(
+    explainer: Explainer, data: tuple[Tensor, Tensor]
+) -> None:
     x, y = data
     own = explainer.scores(x, y, method="influence", damping=0.3).diagonal()
     torch.testing.assert_close(explainer.self_influence(0.3), own)
@@ -119,7 +125,9 @@ def test_batch_size_does_not_change_the_answers(data: tuple[Tensor, Tensor]) -> 
 
 def test_damping_changes_nothing_under_the_identity(data: tuple[Tensor, Tensor]) -> None:
     explainer = Explainer(mlp(), data, curvature="identity").fit(progress=False)
-    assert torch.equal(explainer.scores(data[0][:2], damping=1e-3), explainer.scores(data[0][:2], damping=10.0))
+    assert torch.equal(
+        explainer.scores(data[0][:2], damping=1e-3), explainer.scores(data[0][:2], damping=10.0)
+    )
     assert explainer.explain(data[0][0], damping=0.5).dampings == (0.5,)
 
 
@@ -189,11 +197,17 @@ def test_an_explanation_says_what_the_model_says(explainer: Explainer, data: tup
     for example in explanation.examples:
         assert example.label == int(y[example.index])
         assert example.predicted == int(probabilities[example.index].argmax())
-        assert example.probability == pytest.approx(float(probabilities[example.index, example.label]), rel=1e-8)
-        assert example.loss == pytest.approx(-float(probabilities[example.index, example.label].log()), rel=1e-7)
+        assert example.probability == pytest.approx(
+            float(probabilities[example.index, example.label]), rel=1e-8
+        )
+        assert example.loss == pytest.approx(
+            -float(probabilities[example.index, example.label].log()), rel=1e-7
+        )
 
 
-def test_predicted_true_and_top2_may_be_mixed_with_names(explainer: Explainer, data: tuple[Tensor, Tensor]) -> None:
+def test_predicted_true_and_top2_may_be_mixed_with_names(
+    explainer: Explainer, data: tuple[Tensor, Tensor]
+) -> None:
     x = data[0]
     predicted = explainer.explain(x[0]).labels
     assert len(predicted) == 1
@@ -270,7 +284,9 @@ def test_labels_outside_the_outputs_name_the_example(data: tuple[Tensor, Tensor]
     x, y = data
     wrong = y.clone()
     wrong[33] = 7
-    with pytest.raises(DataError, match=r"train_set: Label 7 of example 33 is outside the model's 3 outputs; .*0 to 2"):
+    with pytest.raises(
+        DataError, match=r"train_set: Label 7 of example 33 is outside the model's 3 outputs; .*0 to 2"
+    ):
         Explainer(mlp(), (x, wrong))
 
 
@@ -321,7 +337,10 @@ def test_a_data_set_whose_two_passes_disagree_is_refused() -> None:
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda e, x: e.scores(x, method="influnce"), r"method='influnce' is not known.*Did you mean 'influence'\?"),
+        (
+            lambda e, x: e.scores(x, method="influnce"),
+            r"method='influnce' is not known.*Did you mean 'influence'\?",
+        ),
         (lambda e, x: e.top_k(x, sign="postive"), r"Did you mean 'positive'\?"),
         (lambda e, x: e.top_k(x, k=0), "k=0; expected 1 to 40"),
         (lambda e, x: e.top_k(x, k=41), "k=41; expected 1 to 40"),
@@ -337,7 +356,9 @@ def test_a_data_set_whose_two_passes_disagree_is_refused() -> None:
         (lambda e, x: e.explain(x[0], top=0), "top=0"),
     ],
 )
-def test_unknown_choices_are_refused(explainer: Explainer, data: tuple[Tensor, Tensor], ask, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_unknown_choices_are_refused(
+    explainer: Explainer, data: tuple[Tensor, Tensor], ask: Ask, message: str
+) -> None:
     with pytest.raises(ChoiceError, match=message):
         ask(explainer, data[0])
 
@@ -346,15 +367,23 @@ def test_unknown_choices_are_refused(explainer: Explainer, data: tuple[Tensor, T
     ("ask", "message"),
     [
         (lambda e, x: e.scores(x[:3], [0, 1]), "labels has 2 entries for 3 queries"),
-        (lambda e, x: e.scores(x[:2], [0, 3]), "labels: Label 3 of example 1 is outside the model's 3 outputs"),
+        (
+            lambda e, x: e.scores(x[:2], [0, 3]),
+            "labels: Label 3 of example 1 is outside the model's 3 outputs",
+        ),
         (lambda e, x: e.scores(x[0]), r"queries has shape \[4\]; expected a batch \['query', 4\].*x\[None\]"),
-        (lambda e, x: e.explain(x[:2]), r"query has shape \[2, 4\]; expected one example like the training inputs"),
+        (
+            lambda e, x: e.explain(x[:2]),
+            r"query has shape \[2, 4\]; expected one example like the training inputs",
+        ),
         (lambda e, x: e.scores(x[:2, :3]), r"The model does not take inputs of shape \[2, 3\]"),
         (lambda e, x: e.explain(object()), "query is object; expected one input"),
         (lambda e, x: e.explain(x[0], target=8), "target: Label 8"),
     ],
 )
-def test_queries_that_do_not_fit_are_refused(explainer: Explainer, data: tuple[Tensor, Tensor], ask, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_queries_that_do_not_fit_are_refused(
+    explainer: Explainer, data: tuple[Tensor, Tensor], ask: Ask, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         ask(explainer, data[0])
 
@@ -376,7 +405,9 @@ def test_asking_before_fitting_says_what_to_do(data: tuple[Tensor, Tensor]) -> N
         ({"dampings": [0.1, 0]}, "damping=0"),
     ],
 )
-def test_unknown_options_are_refused(data: tuple[Tensor, Tensor], options: dict[str, object], message: str) -> None:
+def test_unknown_options_are_refused(
+    data: tuple[Tensor, Tensor], options: dict[str, object], message: str
+) -> None:
     with pytest.raises(ChoiceError, match=message):
         Explainer(mlp(), data, **options)
 
@@ -403,6 +434,22 @@ def test_infinite_outputs_name_the_example() -> None:
     x[21, 0] = 100.0
     with pytest.raises(ModelError, match="The model's output for example 21 is NaN or infinite"):
         Explainer(Overflows(), (x, y)).fit(progress=False)
+
+
+def test_an_infinite_loss_names_the_example() -> None:
+    x, y = blobs()
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.sum(1) * 0 + torch.where(targets == 2, float("inf"), 1.0)
+
+    with pytest.raises(ModelError, match="The (gradient|loss) for example 2 is NaN or infinite"):
+        Explainer(mlp(), (x, y), loss=loss, curvature="identity").fit(progress=False)
+
+
+def test_class_names_that_no_json_can_hold_are_cleaned(data: tuple[Tensor, Tensor]) -> None:
+    explainer = Explainer(mlp(), data, class_names=["a\udc80", "b", "b"]).fit(progress=False)
+    assert explainer.class_names == ("a?", "b (1)", "b (2)")
+    assert "a?" in explainer.explain(data[0][0]).to_json()
 
 
 def test_the_report_says_what_was_fitted(explainer: Explainer) -> None:

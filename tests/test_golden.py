@@ -35,7 +35,9 @@ def relative_error(found: torch.Tensor, right: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("method", CRITERIA)
 @pytest.mark.parametrize("damping", DAMPINGS)
-def test_fisher_scores_equal_the_golden_ones(golden: Golden, fisher: Explainer, method: str, damping: float) -> None:
+def test_fisher_scores_equal_the_golden_ones(
+    golden: Golden, fisher: Explainer, method: str, damping: float
+) -> None:
     found = fisher.scores(golden.test[0], golden.test[1], method=method, damping=damping)
     right = golden.scores(method, "fisher", damping)
     assert found.shape == right.shape
@@ -75,7 +77,9 @@ def test_influence_is_the_derivative_of_the_reoptimised_loss(name: str) -> None:
     """For a linear model the Fisher is the Hessian, so Definition 2.1 holds exactly at damping = l2."""
     golden = Golden(name)
     damping = float(golden.answers["l2"])
-    explainer = Explainer(golden.model, golden.train, loss=golden.loss, curvature="fisher").fit(progress=False)
+    explainer = Explainer(golden.model, golden.train, loss=golden.loss, curvature="fisher").fit(
+        progress=False
+    )
     found = explainer.scores(golden.test[0], golden.test[1], method="influence", damping=damping)[:, :12]
     assert relative_error(found, golden.tensor("fd_IF_l2_first12")) < 1e-6
 
@@ -83,10 +87,12 @@ def test_influence_is_the_derivative_of_the_reoptimised_loss(name: str) -> None:
 @pytest.mark.parametrize("name", ["digits_softmax", "cancer_logistic"])
 def test_influence_predicts_the_change_on_removal(name: str) -> None:
     golden = Golden(name)
-    explainer = Explainer(golden.model, golden.train, loss=golden.loss, curvature="fisher").fit(progress=False)
-    predicted = explainer.scores(golden.test[0], golden.test[1], method="influence", damping=0.01)[:, :12] / len(
-        golden.train[0]
+    explainer = Explainer(golden.model, golden.train, loss=golden.loss, curvature="fisher").fit(
+        progress=False
     )
+    predicted = explainer.scores(golden.test[0], golden.test[1], method="influence", damping=0.01)[
+        :, :12
+    ] / len(golden.train[0])
     actual = golden.answers["loo_dloss_first12"]
     correlation = np.corrcoef(predicted.numpy().ravel(), actual.ravel())[0, 1]
     # n is near 100, where removal is no small step: slopes of 1.1 to 1.6, but the order holds.
@@ -99,4 +105,6 @@ def test_losses_and_outputs_are_the_golden_ones(golden: Golden, fisher: Explaine
     fitted = fisher._ready()
     torch.testing.assert_close(fitted.losses, golden.tensor("losses"), rtol=1e-10, atol=1e-12)
     assert fisher.self_influence(0.01).dtype == torch.float64
-    torch.testing.assert_close(fisher.self_influence(0.01).sqrt(), golden.tensor("l|fisher|0.01"), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        fisher.self_influence(0.01).sqrt(), golden.tensor("l|fisher|0.01"), rtol=1e-9, atol=0
+    )

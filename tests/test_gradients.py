@@ -61,7 +61,9 @@ class DataDependent(nn.Module):
 
 
 def batch_norm() -> nn.Module:
-    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3)).double()
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3)
+    ).double()
     model(torch.randn(8, 2, 4, 4, dtype=torch.float64))  # gives the running statistics values
     return model
 
@@ -71,8 +73,14 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(4, 3), VECTOR),
     "mlp": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), VECTOR),
     "no bias": (lambda: nn.Linear(4, 3, bias=False), VECTOR),
-    "conv2d": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.Flatten(), nn.Linear(16, 3)), PICTURE),
-    "grouped conv": (lambda: nn.Sequential(nn.Conv2d(2, 4, 2, groups=2), nn.Flatten(), nn.Linear(36, 3)), PICTURE),
+    "conv2d": (
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.Flatten(), nn.Linear(16, 3)),
+        PICTURE,
+    ),
+    "grouped conv": (
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 2, groups=2), nn.Flatten(), nn.Linear(36, 3)),
+        PICTURE,
+    ),
     "conv1d": (lambda: nn.Sequential(nn.Conv1d(6, 4, 2, dilation=2), nn.Flatten(), nn.Linear(4, 3)), SERIES),
     "transposed conv": (
         lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(75, 3)),
@@ -90,7 +98,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "tied weights": (Tied, VECTOR),
     "layer used twice": (Twice, VECTOR),
     "weight norm": (
-        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3)),
+        lambda: nn.Sequential(
+            nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3)
+        ),
         VECTOR,
     ),
     "transformer": (
@@ -165,7 +175,9 @@ def test_a_subset_of_parameters_gives_the_matching_columns() -> None:
 
 
 def test_the_users_model_is_returned_untouched() -> None:
-    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3)).double().train()
+    model = (
+        nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3)).double().train()
+    )
     model[0].weight.requires_grad_(False)
     model[2].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -173,7 +185,9 @@ def test_the_users_model_is_returned_untouched() -> None:
     objective = make_objective(model)
     with objective.evaluating():
         assert not any(module.training for module in model.modules())
-        per_example_gradients(objective, torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1]))
+        per_example_gradients(
+            objective, torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+        )
     assert [module.training for module in model.modules()] == [True, True, True, False, True]
     assert not model[0].weight.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())

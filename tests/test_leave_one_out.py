@@ -34,7 +34,9 @@ def test_influence_over_n_is_the_change_of_loss_on_removal() -> None:
             return nn.functional.cross_entropy(model(weights)(test_x), test_y, reduction="none")
 
     # The l2 term of the objective is the damping; for a linear model the Fisher is the Hessian.
-    explainer = Explainer(model(theta), (train_x, train_y), curvature="fisher", damping=l2).fit(progress=False)
+    explainer = Explainer(model(theta), (train_x, train_y), curvature="fisher", damping=l2).fit(
+        progress=False
+    )
     influence = explainer.scores(test_x, test_y, method="influence")
     strongest = influence.abs().sum(0).argsort(descending=True)
     removed = torch.cat([strongest[:15], strongest[::65]])
@@ -46,5 +48,7 @@ def test_influence_over_n_is_the_change_of_loss_on_removal() -> None:
         again = oracles.newton_softmax(train_x, train_y, weights, l2, 10, theta)
         predicted.append(influence[:, row] / n)
         actual.append(losses(again) - before)
-    correlation = np.corrcoef(torch.stack(predicted).numpy().ravel(), torch.stack(actual).numpy().ravel())[0, 1]
+    correlation = np.corrcoef(torch.stack(predicted).numpy().ravel(), torch.stack(actual).numpy().ravel())[
+        0, 1
+    ]
     assert correlation > 0.999

@@ -93,8 +93,11 @@ def test_large_and_mixed_pictures_fit_their_cells() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "CMYK", "I", "F"])
 def test_rare_picture_modes_are_shown(mode: str) -> None:
-    media_of = media.standalone(Image.new("RGB", (8, 8), "white").convert("L").convert(mode) if mode != "CMYK"
-                                else Image.new("CMYK", (8, 8)))
+    media_of = media.standalone(
+        Image.new("RGB", (8, 8), "white").convert("L").convert(mode)
+        if mode != "CMYK"
+        else Image.new("CMYK", (8, 8))
+    )
     assert isinstance(media_of, Picture)
     assert opened(media_of.data).size == (8, 8)
 

@@ -27,7 +27,8 @@ def test_float32_inputs_that_nearly_coincide_keep_their_order() -> None:
 
 
 def test_integer_inputs_have_distances_too() -> None:
-    assert Neighbors(flatten_inputs(torch.tensor([[1, 2], [5, 5]]))).score(torch.tensor([[1, 2]])).tolist() == [[0, -25]]
+    train = Neighbors(flatten_inputs(torch.tensor([[1, 2], [5, 5]])))
+    assert train.score(torch.tensor([[1, 2]])).tolist() == [[0, -25]]
 
 
 def test_inputs_of_several_tensors_have_no_distance_but_everything_else() -> None:

@@ -96,7 +96,9 @@ def test_the_curvature_factor_squares_to_the_expected_hessian_of_the_loss(loss: 
         torch.testing.assert_close(factor[b].T @ factor[b], expected_output_hessian(loss, outputs[b : b + 1]))
 
 
-@pytest.mark.parametrize(("loss", "scale"), [("mse", 1.0), (nn.MSELoss(), 1.0), (nn.MSELoss(reduction="sum"), 2.0)])
+@pytest.mark.parametrize(
+    ("loss", "scale"), [("mse", 1.0), (nn.MSELoss(), 1.0), (nn.MSELoss(reduction="sum"), 2.0)]
+)
 def test_the_curvature_factor_of_squared_error(loss: object, scale: float) -> None:
     factor = as_loss(loss).curvature_factor(torch.randn(3, 2, dtype=torch.float64))
     torch.testing.assert_close(factor[0].T @ factor[0], scale * torch.eye(2, dtype=torch.float64))
@@ -147,7 +149,9 @@ def test_a_callable_without_likelihood_has_no_fisher_but_has_the_identity() -> N
 )
 def test_a_loss_that_is_not_per_example_is_refused(loss: Callable[..., Tensor], shape: str) -> None:
     x, y = blobs(classes=1)
-    with pytest.raises(ModelError, match=f"gave shape {shape} for a batch of 2; expected one loss per example"):
+    with pytest.raises(
+        ModelError, match=f"gave shape {shape} for a batch of 2; expected one loss per example"
+    ):
         Explainer(nn.Linear(4, 1).double(), (x, y), loss=loss, curvature="identity")
 
 
@@ -223,7 +227,9 @@ def test_half_precision_models_are_computed_in_float32() -> None:
 def test_targets_are_checked_against_the_loss() -> None:
     with pytest.raises(DataError, match="a target is 0.5"):
         as_loss("cross_entropy").as_targets(torch.tensor([1.0, 0.5]), 3)
-    with pytest.raises(DataError, match=r"Label 3 at position 1 is outside the model's 3 outputs; expected 0 to 2"):
+    with pytest.raises(
+        DataError, match=r"Label 3 at position 1 is outside the model's 3 outputs; expected 0 to 2"
+    ):
         as_loss("cross_entropy").as_targets(torch.tensor([1, 3]), 3)
     with pytest.raises(DataError, match="expects targets from 0 to 1"):
         as_loss("bce_with_logits").as_targets(torch.tensor([1, 2]), 1)

@@ -44,7 +44,11 @@ def test_bird_beside_plane_where_the_call_is_close_or_wrong(queries: QuerySet) -
 
 def test_an_explained_row_knows_its_place(queries: QuerySet) -> None:
     explanation = queries.explain(7)
-    assert (explanation.query.name, explanation.query.index, explanation.query.label) == ("test #7", 7, int(Y[7]))
+    assert (explanation.query.name, explanation.query.index, explanation.query.label) == (
+        "test #7",
+        7,
+        int(Y[7]),
+    )
     assert list(explanation.labels) == queries.default_labels(7)
     assert queries.explain(7, ["frog"], damping=0.5).settings.damping == 0.5
     with pytest.raises(ChoiceError, match="query=60 is outside the test set; expected 0 to 59"):

@@ -25,7 +25,9 @@ seeds = st.integers(0, 10_000)
 
 def test_influence_by_hand() -> None:
     found = scores.influence(
-        torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.0, -1.0]]), torch.tensor([[1.0, 1.0], [0.5, 0.25]])
+        torch.tensor([[1.0, 2.0]]),
+        torch.tensor([[3.0, 4.0], [0.0, -1.0]]),
+        torch.tensor([[1.0, 1.0], [0.5, 0.25]]),
     )
     assert found.tolist() == [[[11.0, -2.0], [3.5, -0.5]]]  # [query, stop, train]
 
@@ -83,7 +85,9 @@ def test_all_damping_stops_at_once_equal_each_alone(seed: int) -> None:
     query, train, weights = rows(3, 6, seed), rows(5, 6, seed + 1), weights_of([0.01, 0.1, 1.0], 6, seed + 2)
     together = scores.influence(query, train, weights)
     for stop in range(3):
-        torch.testing.assert_close(together[:, stop], scores.influence(query, train, weights[stop : stop + 1])[:, 0])
+        torch.testing.assert_close(
+            together[:, stop], scores.influence(query, train, weights[stop : stop + 1])[:, 0]
+        )
 
 
 def test_large_damping_tends_to_the_identity() -> None:
@@ -109,7 +113,9 @@ def test_relative_influence_survives_gradients_whose_square_underflows() -> None
 
 
 def test_a_negative_self_influence_names_the_example() -> None:
-    with pytest.raises(ModelError, match=r"training example 1 is -3; loss_relative needs a positive-definite"):
+    with pytest.raises(
+        ModelError, match=r"training example 1 is -3; loss_relative needs a positive-definite"
+    ):
         scores.loss_relative(torch.ones(3), torch.tensor([1.0, -3.0, 2.0]))
 
 
@@ -141,5 +147,7 @@ def test_top_k_equals_a_stable_sort(values: list[int], data: st.DataObject, sign
 
 
 def test_squared_distance_by_hand() -> None:
-    found = scores.squared_distance(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]]))
+    found = scores.squared_distance(
+        torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]])
+    )
     assert found.tolist() == [[25.0, 2.0], [13.0, 0.0]]

@@ -116,6 +116,10 @@ const TABLES = [
   "nearest positive",
 ].sort();
 
+/** Whether a damping is this stop, to 1e-9. */
+export const sameDamping = (stop: number, damping: number): boolean =>
+  Math.abs(stop - damping) <= 1e-9 * stop;
+
 /** Check a document and give it its types; throws an Error of one sentence. */
 export function parseExplanation(value: unknown): Explanation {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
@@ -278,12 +282,19 @@ const readExplanation: Reader<Explanation> = (value, path) => {
 
 /** What no single field can tell: every position, cell and class that is mentioned exists. */
 function checkReferences(explanation: Explanation): void {
-  const { dampings, panels, examples, query, sprite, class_names } = explanation;
+  const { dampings, panels, examples, query, sprite, class_names, settings } = explanation;
   if (dampings.length === 0) fail("dampings", "it is empty");
   if (dampings.some((value, at) => at > 0 && value <= (dampings[at - 1] ?? 0))) {
     fail("dampings", "they must ascend");
   }
   if (panels.length === 0) fail("panels", "it is empty");
+  if (!dampings.some((value) => sameDamping(value, settings.damping))) {
+    fail("settings", `damping ${settings.damping} is none of the stops`);
+  }
+  const chances = query.probabilities.length;
+  if (chances !== 0 && chances !== class_names.length) {
+    fail("query", `${chances} probabilities for ${class_names.length} classes`);
+  }
   const cells = sprite?.count ?? 0;
   for (const [path, shown] of [
     ["query", query] as const,
@@ -299,6 +310,9 @@ function checkReferences(explanation: Explanation): void {
     }
   }
   panels.forEach((panel, at) => {
+    if (panel.label !== null && panel.label >= class_names.length) {
+      fail(`panels.${at}`, `class ${panel.label} has no name`);
+    }
     panel.rankings.forEach((ranking, which) => {
       const path = `panels.${at}.rankings.${which}`;
       if (ranking.examples.length !== 1 && ranking.examples.length !== dampings.length) {

@@ -1,5 +1,12 @@
 /** Slider positions looked up in a document; the same answers as Python's `Explanation.top`. */
-import type { Explanation, Method, Panel, Sign, TableSign } from "./explanation";
+import {
+  type Explanation,
+  type Method,
+  type Panel,
+  type Sign,
+  sameDamping,
+  type TableSign,
+} from "./explanation";
 
 export interface Ranked {
   /** Position in the document's `examples`. */
@@ -9,7 +16,7 @@ export interface Ranked {
 
 /** The damping stop that is meant: the equal one (to 1e-9), else the nearest on a log scale. */
 export function stopOf(dampings: readonly number[], damping: number): number {
-  const equal = dampings.findIndex((value) => Math.abs(value - damping) <= 1e-9 * value);
+  const equal = dampings.findIndex((stop) => sameDamping(stop, damping));
   if (equal >= 0) return equal;
   const apart = (value: number): number => Math.abs(Math.log(value) - Math.log(damping));
   return dampings.reduce(

@@ -139,16 +139,15 @@ class ExplanationWidget(anywidget.AnyWidget):
 
     @property
     def explanation(self) -> Explanation:
-        """The explanation on display, with its controls where they stand; waits while it is prepared.
+        """The explanation on display: its panels, its controls where they stand; waits while it is prepared.
 
         Raises:
             RelatifError: The preparation failed, in the words that the widget shows.
         """
         self.wait()
         assert self._explanation is not None
-        return self._explanation.with_settings(
-            method=self.method, k=self.k, damping=self._stop(), sign=self.sign
-        )
+        shown = self._explanation.with_panels(self.labels)
+        return shown.with_settings(method=self.method, k=self.k, damping=self._stop(), sign=self.sign)
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until what the traits ask for is prepared.

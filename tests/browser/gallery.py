@@ -69,6 +69,10 @@ class Gallery:
             self.page.page.wait_for_timeout(50)
         raise AssertionError(f"the gallery shows {found}; top_k computes {right}")
 
+    def expect_query(self, row: int) -> None:
+        """This row is explained, and nothing is on its way any more."""
+        self.page.expect_in_kernel("[widget.query, widget.status, bool(widget.labels)]", [row, "ready", True])
+
     def slider(self, name: str) -> Locator:
         return self.root.locator(f".rw-slider-{name} input[type=range]")
 
