@@ -85,10 +85,10 @@ class Index:
     def relative(
         self,
         method: RelativeMethod,
-        influence: Float[Tensor, "*query part"],
+        influence: Float[Tensor, "... part"],
         damping: float,
         part: slice,
-    ) -> Float[Tensor, "*query part"]:
+    ) -> Float[Tensor, "... part"]:
         """Turn influence at one damping into the score of `method`, for one part of the training set."""
         if method == "influence":
             return influence

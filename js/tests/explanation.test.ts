@@ -83,6 +83,9 @@ describe("parseExplanation", () => {
     ["sprite.width", 0, "at least 1"],
     ["settings.k", 0, "at least 1"],
     ["settings.method", "IF", "expected one of"],
+    ["settings.damping", 0.02, "damping 0.02 is none of the stops"],
+    ["query.probabilities", [0.5], "1 probabilities for 7 classes"],
+    ["panels.0.label", 9, "class 9 has no name"],
     ["provenance.mean_eigenvalue", "1", "expected a number"],
   ])("refuses %s = %j in one sentence", (path, value, message) => {
     const parse = (): unknown => parseExplanation(damaged(path, value));
