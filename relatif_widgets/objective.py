@@ -403,6 +403,11 @@ def make_objective(
     for name, value in values.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ModelError(f"Weight {name!r} holds NaN or infinity. Did training diverge?")
+    if values[chosen[0]].device.type == "mps":
+        raise ModelError(
+            "The model is on an MPS device, which has no float64; curvatures and normalizers need it. "
+            'Pass device="cpu": the model itself stays where it is.'
+        )
     return Objective(
         model=model,
         loss=as_loss(loss),

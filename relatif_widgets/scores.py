@@ -76,8 +76,8 @@ def self_influence(
 
 
 def theta_relative(
-    influence: Float[Tensor, "... train"], preconditioned_norm: Float[Tensor, "... train"]
-) -> Float[Tensor, "... train"]:
+    influence: Float[Tensor, "*#query train"], preconditioned_norm: Float[Tensor, "*#query train"]
+) -> Float[Tensor, "*#query train"]:
     """θ-relative influence (θ-RelatIF), Definition 3.2: per unit of change in the parameters.
 
     An example whose gradient is exactly zero changes nothing and scores 0.
@@ -89,8 +89,8 @@ def theta_relative(
 
 
 def loss_relative(
-    influence: Float[Tensor, "... train"], self_influence: Float[Tensor, "... train"]
-) -> Float[Tensor, "... train"]:
+    influence: Float[Tensor, "*#query train"], self_influence: Float[Tensor, "*#query train"]
+) -> Float[Tensor, "*#query train"]:
     """ℓ-relative influence (ℓ-RelatIF), Definition 3.4: per unit of expected change in the losses.
 
     An example whose gradient is exactly zero changes nothing and scores 0.
@@ -164,7 +164,7 @@ def _weighted_squares(
 
 
 def _relative(
-    influence: Float[Tensor, "... train"], normalizer: Float[Tensor, "... train"]
-) -> Float[Tensor, "... train"]:
+    influence: Float[Tensor, "*#query train"], normalizer: Float[Tensor, "*#query train"]
+) -> Float[Tensor, "*#query train"]:
     scores = influence / normalizer
     return torch.where(normalizer == 0, torch.zeros_like(scores), scores)

@@ -37,12 +37,11 @@ class Fisher:
         self._count += len(factor)
 
     def finish(self) -> Eigenbasis:
-        size = len(self._total)
         eigenvalues, vectors = decompose(self._total.div_(self._count))
         del self._total
         # A Fisher is positive semi-definite; what is below zero is rounding.
         return Eigenbasis(
-            f"exact Fisher, {size:,} parameters", eigenvalues.clamp_(min=0), vectors.to(self._dtype)
+            "exact Fisher", eigenvalues.clamp_(min=0), vectors.to(self._dtype)
         )
 
     def working_memory(self, size: int) -> int:

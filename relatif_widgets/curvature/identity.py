@@ -14,13 +14,13 @@ class Identity:
     uses_jacobian = False
 
     def begin(self, objective: Objective) -> None:
-        self._size = objective.size
+        pass
 
     def update(self, batch: GradientBatch) -> None:
         pass
 
     def finish(self) -> Eigenbasis:
-        return Eigenbasis(f"identity curvature, {self._size:,} parameters", None, None)
+        return Eigenbasis("identity curvature", None, None)
 
     def working_memory(self, size: int) -> int:
         return 0

@@ -214,13 +214,9 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
 }
 
 function provenanceLine(provenance: Provenance): string {
-  const { curvature_detail: detail, parameters } = provenance;
-  const basis = detail.includes("parameters")
-    ? detail
-    : `${detail}, ${whole(parameters)} parameters`;
   return [
     `${whole(provenance.train_size)} training examples`,
-    basis,
+    `${provenance.curvature_detail}, ${whole(provenance.parameters)} parameters`,
     `prepared in ${seconds(provenance.prepare_seconds)}`,
   ].join(" · ");
 }
