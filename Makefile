@@ -1,12 +1,12 @@
 # Each target is one entry for people, CI and pre-commit alike.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-html test check format clean
+.PHONY: help setup demo demo-html test check format screenshots clean
 
 PYTHON ?=
 export PYTHON
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 setup: ## make .venv, build the front end, install in place; does only what is out of date
 	@bash scripts/setup.sh
@@ -25,6 +25,9 @@ check: setup ## format, lint, types, arrows between modules, stripped notebooks
 
 format: setup ## put code and notebooks in order
 	@bash scripts/format.sh
+
+screenshots: setup ## draw the README's pictures anew, into docs/
+	@RELATIF_SCREENSHOTS="$(CURDIR)/docs" .venv/bin/python -m pytest -q tests/browser/test_gallery.py -k screenshots
 
 clean: ## remove what was built, not .venv
 	rm -rf build dist relatif_widgets/static js/node_modules js/lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

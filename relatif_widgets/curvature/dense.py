@@ -40,9 +40,7 @@ class Fisher:
         eigenvalues, vectors = decompose(self._total.div_(self._count))
         del self._total
         # A Fisher is positive semi-definite; what is below zero is rounding.
-        return Eigenbasis(
-            "exact Fisher", eigenvalues.clamp_(min=0), vectors.to(self._dtype)
-        )
+        return Eigenbasis("exact Fisher", eigenvalues.clamp_(min=0), vectors.to(self._dtype))
 
     def working_memory(self, size: int) -> int:
         return 4 * size * size * 8  # the sum, the vectors, and LAPACK's workspace of twice that
