@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,11 +21,9 @@ from .gradients import GradientBatch
 from .index import Index, RelativeMethod
 from .neighbors import no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
+from .queries import QuerySet
 from .rankings import TOP, Progress
 from .task import Label, attach
-
-if TYPE_CHECKING:
-    from .queries import QuerySet
 
 DAMPINGS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The default damping stops."""
@@ -281,10 +279,9 @@ class Explainer:
 
     def queries(self, test_set: Any) -> QuerySet:
         """The model's predictions on a test set, and an explanation of any of its rows on request."""
-        from .queries import QuerySet  # a QuerySet holds an Explainer
-
         self._ready()
-        return QuerySet(self, self._task, as_source(test_set, "test_set", self._collate), self._render)
+        source = as_source(test_set, "test_set", self._collate)
+        return QuerySet(self._task, source, self.explain, self.damping, self._render)
 
     @property
     def train_size(self) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,9 +20,6 @@ from .explanation import Explanation, Sprite
 from .fitting import BATCH
 from .rankings import Progress
 from .task import Label, Task
-
-if TYPE_CHECKING:
-    from .explainer import Explainer
 
 Filter = Literal["all", "misclassified", "close"]
 FILTERS: tuple[Filter, ...] = ("all", "misclassified", "close")
@@ -61,31 +58,30 @@ class QuerySet:
     Predictions are made once, when first needed.
 
     Args:
-        explainer: A fitted explainer.
-        task: What it is attached to.
+        task: The model that predicts.
         source: The test set.
+        explain: `Explainer.explain` of a fitted explainer.
+        damping: Its default damping.
         render: The user's hook for showing an example.
     """
 
-    def __init__(self, explainer: Explainer, task: Task, source: Source, render: media.Render | None) -> None:
-        self._explainer = explainer
+    def __init__(
+        self,
+        task: Task,
+        source: Source,
+        explain: Callable[..., Explanation],
+        damping: float,
+        render: media.Render | None,
+    ) -> None:
+        self.damping = damping
         self._task = task
         self._source = source
+        self._explain = explain
         self._render = render
         self._forwarding = threading.Lock()
 
     def __len__(self) -> int:
         return self._source.length
-
-    @property
-    def dampings(self) -> tuple[float, ...]:
-        """The explainer's damping stops."""
-        return self._explainer.dampings
-
-    @property
-    def damping(self) -> float:
-        """The explainer's default damping."""
-        return self._explainer.damping
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -134,7 +130,7 @@ class QuerySet:
         """
         row = self._row(row)
         inputs, targets = self._source.batch([row])
-        return self._explainer.explain(
+        return self._explain(
             map_tensors(lambda x: x[0], inputs),
             labels=labels or self.default_labels(row),
             target=None if targets is None else targets[0],
