@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +102,7 @@ class Explainer:
     ) -> None:
         self.damping = as_damping(damping)
         self.dampings = tuple(sorted({*map(as_damping, dampings), self.damping}))
-        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
-            raise ChoiceError(f"batch_size={batch_size}; expected at least 1.")
+        batch_size = None if batch_size is None else _count("batch_size", batch_size)
         limit = fitting.as_bytes(memory_limit)
         objective = make_objective(model, loss, parameters, device)
         self._curvature = as_curvature(curvature, objective.size)
@@ -200,7 +200,8 @@ class Explainer:
             raise ChoiceError(
                 f'method="nearest" has no sign {sign!r}: distances do not help or harm. Use "positive".'
             )
-        if isinstance(k, bool) or not 1 <= k <= self.train_size:
+        k = _count("k", k)
+        if k > self.train_size:
             raise ChoiceError(f"k={k}; expected 1 to {self.train_size}, the number of training examples.")
         indices, values = [], []
         for block in self._score_blocks(queries, labels, method, damping):
@@ -255,8 +256,7 @@ class Explainer:
             A document that displays itself, saves, and opens without torch.
         """
         fitted = self._ready()
-        if isinstance(top, bool) or top < 1:
-            raise ChoiceError(f"top={top}; expected at least 1.")
+        top = _count("top", top)
         inputs = map_tensors(lambda x: x[None], _one_input(query))
         self._task.check_query(inputs, single=True)
         chosen = self._damping(damping)
@@ -373,6 +373,16 @@ class Explainer:
 def _known(option: str, value: Any, known: Sequence[str]) -> None:
     if value not in known:
         raise unknown_name(option, value, known)
+
+
+def _count(option: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ChoiceError(f"{option}={value!r}; expected a whole number, at least 1.")
+    return number
 
 
 def _one_input(query: Any) -> Any:

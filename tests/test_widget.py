@@ -54,6 +54,13 @@ def test_the_explanation_is_what_the_explainer_says(widget: ExplanationWidget, e
     ].tolist()
 
 
+def test_it_says_where_it_stands(widget: ExplanationWidget) -> None:
+    widget.labels = ["frog"]
+    assert repr(widget) == (
+        "ExplanationWidget(query=0, labels=['frog'], method='loss_relative', k=5, damping=0.001, sign='positive')"
+    )
+
+
 def test_a_new_query_brings_its_own_labels(widget: ExplanationWidget, explainer: Explainer) -> None:
     widget.wait()
     widget.query = 7

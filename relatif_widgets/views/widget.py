@@ -165,6 +165,12 @@ class ExplanationWidget(anywidget.AnyWidget):
         if self.status == "error":
             raise RelatifError(self.message)
 
+    def __repr__(self) -> str:
+        return (
+            f"ExplanationWidget(query={self.query}, labels={self.labels}, method={self.method!r}, k={self.k}, "
+            f"damping={self.damping:g}, sign={self.sign!r})"
+        )
+
     # Validation: a wrong value is refused before anything is drawn
 
     @traitlets.validate("query")
