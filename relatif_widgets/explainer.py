@@ -17,13 +17,13 @@ from . import documents, fitting, media, scores
 from .curvature import Curvature, as_curvature
 from .data import Collate, as_inputs, as_source, map_tensors
 from .errors import ChoiceError, DataError, RelatifError, unknown_name
-from .explanation import METHODS, SIGNS, Explanation, Method, Sign
+from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign
 from .gradients import GradientBatch
 from .index import Index, RelativeMethod
 from .neighbors import no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
 from .queries import QuerySet
-from .rankings import TOP, Progress
+from .rankings import Progress
 from .task import Label, attach
 
 DAMPINGS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)

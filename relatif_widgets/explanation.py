@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "1.0"
 MIME_TYPE = "application/vnd.relatif.explanation.v1+json"
 
+TOP = 20
+"""Training examples that a ranking keeps per damping stop, unless more are asked for."""
+
 Method = Literal["influence", "theta_relative", "loss_relative", "nearest"]
 Sign = Literal["positive", "negative", "both"]
 TableSign = Literal["positive", "negative"]

@@ -15,9 +15,6 @@ from .index import Index, RelativeMethod
 from .neighbors import Neighbors
 
 Progress = Callable[[float], None]
-TOP = 20
-"""Examples that a table keeps per method, sign and stop."""
-
 RELATIVE: tuple[RelativeMethod, ...] = ("influence", "theta_relative", "loss_relative")
 
 

@@ -17,7 +17,7 @@ import anywidget
 import traitlets
 
 from ..errors import ChoiceError, RelatifError, unknown_name
-from ..explanation import METHODS, SIGNS, Explanation
+from ..explanation import METHODS, SIGNS, TOP, Explanation
 
 STATIC = Path(__file__).parent.parent / "static"
 STRIP_LIMIT = 200
@@ -203,8 +203,11 @@ class ExplanationWidget(anywidget.AnyWidget):
 
     @traitlets.validate("k")
     def _valid_k(self, proposal: dict[str, Any]) -> int:
-        if proposal["value"] < 1:
-            raise ChoiceError(f"k={proposal['value']}; expected at least 1.")
+        if not 1 <= proposal["value"] <= TOP:
+            raise ChoiceError(
+                f"k={proposal['value']}; the gallery shows 1 to {TOP} examples a panel. "
+                "For more ask explainer.top_k(..., k=...)."
+            )
         return int(proposal["value"])
 
     @traitlets.validate("damping")

@@ -242,10 +242,50 @@ def test_the_keyboard_reaches_every_control(open_notebook: Open, small: str, hos
     for key, at in [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 5), ("Home", 0)]:
         keyboard.press(key)
         assert cards.nth(at).evaluate("(card) => card === document.activeElement"), key
+    name = gallery.root.locator(".rw-panel-name").last.inner_text()
+    gallery.root.get_by_role("button", name=f"Remove {name}").press("Enter")
+    page.expect_in_kernel(f"{name!r} in widget.labels", False)
+    gallery.root.locator("input[value=all]").press("ArrowRight")  # the strip's filter
+    wrong = page.evaluate_in_kernel("explainer.queries(test_set).rows('misclassified')")
+    gallery.root.locator(".rw-thumb").first.get_by_text(f"test #{wrong[0]}").wait_for(state="attached")
+    cards.first.focus()
+
     # Keys that Jupyter knows in command mode: b adds a cell, d d deletes one, x cuts it.
     for key in "bddxm":
         keyboard.press(key)
     assert page.page.evaluate(cells) == before
+
+
+def test_progress_is_seen_and_the_old_picture_stays_usable(open_notebook: Open, small: str) -> None:
+    page = open_notebook(small)
+    page.run_all()
+    gallery = Gallery(page)
+    gallery.expect_query(0)
+    page.run_in_kernel(
+        "import threading\n"
+        "from relatif_widgets.queries import QuerySet\n"
+        "plain, go_on = QuerySet.explain, threading.Event()\n"
+        "def slow(self, row, *args, progress=None, **options):\n"
+        "    progress(0.42)\n"
+        "    go_on.wait(20)\n"
+        "    return plain(self, row, *args, progress=progress, **options)\n"
+        "QuerySet.explain = slow\n"
+        "widget.query = 8"
+    )
+    bar = gallery.root.get_by_role("progressbar")
+    bar.wait_for()
+    page.page.wait_for_function(
+        "() => document.querySelector('.rw-root [role=progressbar]').getAttribute('aria-valuenow') === '42'"
+    )
+    assert gallery.root.get_by_role("status").inner_text() == "Preparing test #8…"
+    assert "test #0" in gallery.root.locator(".rw-facts").inner_text()
+    before = gallery.cards()
+    sliding, _ = gallery.drag("k", to=1.0)
+    assert sliding != before
+    page.run_in_kernel("go_on.set()")
+    gallery.expect_query(8)
+    bar.wait_for(state="hidden")
+    gallery.expect_python_agrees()
 
 
 def test_an_error_is_read_in_the_gallery_and_the_next_pick_recovers(open_notebook: Open, small: str) -> None:
