@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from . import documents, fitting, media, scores
 from .curvature import Curvature, as_curvature
 from .data import Collate, as_inputs, as_source, map_tensors
-from .errors import ChoiceError, DataError, RelatifError, unknown_name
+from .errors import ChoiceError, DataError, ModelError, RelatifError, unknown_name
 from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign
 from .gradients import GradientBatch
 from .index import Index, RelativeMethod
@@ -62,9 +62,11 @@ class Explainer:
         parameters: Which parameters to differentiate: all trainable ones by
             default; a module's name ("fc"), a list of names, or a predicate
             (name, parameter) -> bool.
-        curvature: "fisher" (exact, over the model's own labels), "identity"
-            (plain gradients), "auto" (the Fisher, to about 8,000 parameters), or
-            an object of the `relatif_widgets.curvature.Curvature` protocol.
+        curvature: "fisher" (exact, over the model's own labels), "hessian" (exact),
+            "empirical_fisher" (at the training labels), "block_fisher" (the exact
+            Fisher of each layer), "identity" (plain gradients), "auto" (the Fisher,
+            to about 8,000 parameters), or an object of the
+            `relatif_widgets.curvature.Curvature` protocol.
         damping: λ in (H + λI), absolute as in the paper; the default of every
             question.
         dampings: The stops of the widget's slider; `damping` joins them.
@@ -259,8 +261,12 @@ class Explainer:
         top = _count("top", top)
         inputs = map_tensors(lambda x: x[None], _one_input(query))
         self._task.check_query(inputs, single=True)
-        chosen = self._damping(damping)
-        stops = (*self.dampings, chosen) if fitted.index.basis.damped else (chosen,)
+        basis, chosen = fitted.index.basis, self._damping(damping)
+        if not basis.is_definite(chosen):
+            raise ModelError(f"The {basis.detail} is indefinite at damping {chosen:g}. {basis.remedy}")
+        stops = [stop for stop in (*self.dampings, chosen) if basis.is_definite(stop)]
+        if not basis.damped:
+            stops = [chosen]
         truth = None if target is None else torch.as_tensor(target).reshape(1, -1)
         asked = documents.Asked(
             inputs=inputs,

@@ -96,7 +96,7 @@ def fit(
     for block in torch.split(rows, 1024):  # in place: the rows are the largest thing here
         block.copy_(basis.rotate(block))
     index = Index(basis, rows)
-    index.prepare(dampings)
+    index.prepare([damping for damping in dampings if basis.is_definite(damping)])
     return Fitted(
         index=index,
         neighbors=Neighbors(torch.cat(flat)) if flat and len({x.shape[1] for x in flat}) == 1 else None,

@@ -5,7 +5,7 @@ Fit once, then every damping is a reweighting of what is stored here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import scores
 from .curvature import Eigenbasis
+from .errors import ModelError
 
 RelativeMethod = Literal["influence", "theta_relative", "loss_relative"]
 
@@ -92,15 +93,17 @@ class Index:
         """Turn influence at one damping into the score of `method`, for one part of the training set."""
         if method == "influence":
             return influence
-        normalizer, relate = self._denominator(method, damping)
-        return relate(influence, normalizer[part]).to(influence.dtype)
-
-    def _denominator(
-        self, method: RelativeMethod, damping: float
-    ) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
         self.prepare([damping])
         theta, own = self._norms[self._key(damping)]
-        return (theta, scores.theta_relative) if method == "theta_relative" else (own, scores.loss_relative)
+        if method == "theta_relative":
+            return scores.theta_relative(influence, theta[part]).to(influence.dtype)
+        worst = int(own.argmin())
+        if float(own[worst]) < 0:
+            raise ModelError(
+                f"Self-influence of training example {worst} is {float(own[worst]):.3g} at damping {damping:g}, and "
+                f"loss_relative needs its root: the {self.basis.detail} is indefinite there. {self.basis.remedy}"
+            )
+        return scores.loss_relative(influence, own[part]).to(influence.dtype)
 
     def _key(self, damping: float) -> float:
         return damping if self.basis.damped else 1.0  # the identity has one normalizer for all

@@ -28,6 +28,23 @@ def gradients(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], x: Ten
     return torch.stack([gradient(model, loss, xi, yi) for xi, yi in zip(x, y, strict=True)])
 
 
+def hessian(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """∇²_θ Σ_i ℓ, row by row: backward through the gradient."""
+    parameters = flat_parameters(model)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        first = torch.autograd.grad(loss(model(x), y).sum(), parameters, create_graph=True)
+    slope = torch.cat([grad.reshape(-1) for grad in first])
+    rows = []
+    for value in slope:
+        second = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        parts = [
+            (torch.zeros_like(parameter) if grad is None else grad).reshape(-1)
+            for grad, parameter in zip(second, parameters, strict=True)
+        ]
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)
+
+
 def softmax_fisher(model: nn.Module, x: Tensor) -> Tensor:
     """(1/n) Σ_i Σ_y p(y|x_i) g g ᵀ, enumerating every label: Eq. (7) as it stands."""
     loss = nn.CrossEntropyLoss(reduction="none")

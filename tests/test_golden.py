@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
+import oracles
 import pytest
 import torch
 from cases import Golden
 
-from relatif_widgets import Explainer
+from relatif_widgets import Explainer, ModelError
 
 FILES = ["digits_softmax", "cancer_logistic", "digits_convnet"]
 DAMPINGS = [0.001, 0.01, 0.1, 1.0]
+DENSE = ["fisher", "hessian", "empirical_fisher"]
+GOLDEN_NAMES = {"empirical_fisher": "empirical"}
 CRITERIA = ["influence", "theta_relative", "loss_relative"]
 
 
@@ -20,8 +26,20 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 
 @pytest.fixture(scope="module")
-def fisher(golden: Golden) -> Explainer:
-    return Explainer(golden.model, golden.train, loss=golden.loss, curvature="fisher").fit(progress=False)
+def fitted(golden: Golden) -> Callable[[str], Explainer]:
+    """An explainer of each curvature, fitted once."""
+
+    @cache
+    def fit(curvature: str) -> Explainer:
+        explainer = Explainer(golden.model, golden.train, loss=golden.loss, curvature=curvature)
+        return explainer.fit(progress=False)
+
+    return fit
+
+
+@pytest.fixture(scope="module")
+def fisher(fitted: Callable[[str], Explainer]) -> Explainer:
+    return fitted("fisher")
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +53,45 @@ def relative_error(found: torch.Tensor, right: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("method", CRITERIA)
 @pytest.mark.parametrize("damping", DAMPINGS)
-def test_fisher_scores_equal_the_golden_ones(
-    golden: Golden, fisher: Explainer, method: str, damping: float
+@pytest.mark.parametrize("curvature", DENSE)
+def test_scores_equal_the_golden_ones(
+    golden: Golden, fitted: Callable[[str], Explainer], curvature: str, method: str, damping: float
 ) -> None:
-    found = fisher.scores(golden.test[0], golden.test[1], method=method, damping=damping)
-    right = golden.scores(method, "fisher", damping)
+    explainer = fitted(curvature)
+    right = golden.scores(method, GOLDEN_NAMES.get(curvature, curvature), damping)
+    if bool(right.isnan().any()):  # a self-influence ≤ 0 has no root
+        with pytest.raises(ModelError, match="the exact Hessian is indefinite there"):
+            explainer.scores(golden.test[0], golden.test[1], method=method, damping=damping)
+        return
+    found = explainer.scores(golden.test[0], golden.test[1], method=method, damping=damping)
     assert found.shape == right.shape
     assert relative_error(found, right) < 1e-8
     torch.testing.assert_close(found, right, rtol=1e-8, atol=1e-8 * float(right.abs().max()))
+
+
+def test_an_indefinite_hessian_says_which_damping_would_do() -> None:
+    golden = Golden("digits_convnet")
+    explainer = Explainer(golden.model, golden.train, curvature="hessian").fit(progress=False)
+    with pytest.raises(ModelError, match="indefinite there") as caught:
+        explainer.scores(golden.test[0][:1], damping=0.001)
+    worst = int(explainer.self_influence(0.001).argmin())
+    assert f"training example {worst} is" in str(caught.value)
+    told = float(str(caught.value).split("take a damping above ")[1].split(",")[0])
+    smallest = float(torch.linalg.eigvalsh(golden_hessian(golden)).min())
+    assert told == pytest.approx(-smallest, rel=1e-3)
+    assert torch.isfinite(explainer.scores(golden.test[0][:1], damping=1.01 * told)).all()
+    # The other two criteria need an inverse only.
+    assert torch.isfinite(explainer.scores(golden.test[0][:1], method="theta_relative", damping=0.001)).all()
+    # An explanation opens at definite dampings, and offers no other.
+    with pytest.raises(ModelError, match="indefinite at damping 0.001. Its smallest eigenvalue is"):
+        explainer.explain(golden.test[0][0], damping=0.001)
+    stops = explainer.explain(golden.test[0][0], damping=0.1).dampings
+    assert stops == tuple(stop for stop in explainer.dampings if stop > told)
+
+
+def golden_hessian(golden: Golden) -> torch.Tensor:
+    loss = torch.nn.CrossEntropyLoss(reduction="none")
+    return oracles.hessian(golden.model, loss, *golden.train) / len(golden.train[0])
 
 
 @pytest.mark.parametrize("method", CRITERIA)

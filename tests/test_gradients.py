@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from relatif_widgets.gradients import GradientBatch, output_jacobian, per_example_gradients
+from relatif_widgets.gradients import GradientBatch, loss_hessian, output_jacobian, per_example_gradients
 from relatif_widgets.objective import make_objective
 
 CROSS_ENTROPY = nn.CrossEntropyLoss(reduction="none")
@@ -116,7 +116,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch: LSTM has no batching rule
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_and_jacobians_equal_one_backward_pass_per_example(name: str) -> None:
     torch.manual_seed(0)
@@ -140,6 +139,18 @@ def test_gradients_and_jacobians_equal_one_backward_pass_per_example(name: str) 
     batch = GradientBatch(objective, x, y)
     _ = batch.jacobian
     torch.testing.assert_close(batch.gradients, right, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"data-dependent"}))  # its batch takes one branch
+def test_the_hessian_equals_double_backward(name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = MODELS[name]
+    model = make().double().eval()
+    x = torch.randn(shape, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 0, 1])
+    found = loss_hessian(make_objective(model), x, y)
+    right = oracles.hessian(model, CROSS_ENTROPY, x, y)
+    torch.testing.assert_close(found, right, rtol=1e-8, atol=1e-10)
 
 
 def test_inputs_may_be_a_tuple_or_a_dict() -> None:

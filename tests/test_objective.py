@@ -104,16 +104,6 @@ def test_the_curvature_factor_of_squared_error(loss: object, scale: float) -> No
     torch.testing.assert_close(factor[0].T @ factor[0], scale * torch.eye(2, dtype=torch.float64))
 
 
-def test_the_fisher_equals_an_enumeration_of_all_labels() -> None:
-    x, y = blobs(12)
-    model = mlp()
-    explainer = Explainer(model, (x, y), curvature="fisher", batch_size=5).fit(progress=False)
-    basis = explainer._ready().index.basis
-    found = basis.vectors @ torch.diag(basis.eigenvalues) @ basis.vectors.T
-    torch.testing.assert_close(found, oracles.softmax_fisher(model, x), rtol=1e-9, atol=1e-12)
-    assert basis.mean_eigenvalue == pytest.approx(float(torch.trace(found)) / 43)
-
-
 def test_the_fisher_of_a_regression_is_the_gauss_newton_matrix() -> None:
     torch.manual_seed(0)
     x = torch.randn(10, 3, dtype=torch.float64)
@@ -125,7 +115,6 @@ def test_the_fisher_of_a_regression_is_the_gauss_newton_matrix() -> None:
     torch.testing.assert_close(found, design.T @ design / 10, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch: this loss has no batching rule
 def test_a_callable_without_likelihood_has_no_fisher_but_has_the_identity() -> None:
     x, y = blobs()
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from ..errors import ChoiceError, ModelError, unknown_name
 from .base import Curvature, Eigenbasis
-from .dense import Fisher
+from .dense import BlockFisher, EmpiricalFisher, Fisher, Hessian
 from .identity import Identity
 
 __all__ = ["CURVATURES", "Curvature", "Eigenbasis", "Fisher", "Identity", "as_curvature"]
 
-CURVATURES: dict[str, Callable[[], Curvature]] = {"fisher": Fisher, "identity": Identity}
+CURVATURES: dict[str, Callable[[], Curvature]] = {
+    kind.name: kind for kind in (Fisher, Hessian, EmpiricalFisher, BlockFisher, Identity)
+}
 
 DENSE_LIMIT = 8_000
 """Parameters up to which "auto" takes the dense Fisher: eigh grows with the cube."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..errors import ModelError
 from ..gradients import GradientBatch
 from ..objective import Objective
 
@@ -37,10 +38,35 @@ class Eigenbasis:
         return gradients if self.vectors is None else gradients @ self.vectors
 
     def weights(self, dampings: Float[Tensor, "stop"], size: int) -> Float[Tensor, "stop dim"]:
-        """The diagonal of (H+λI)⁻¹ in this basis: 1/(Λ+λ), or ones for the identity."""
+        """The diagonal of (H+λI)⁻¹ in this basis: 1/(Λ+λ), or ones for the identity.
+
+        Raises:
+            ModelError: H+λI is singular at one of these dampings.
+        """
         if self.eigenvalues is None:
             return torch.ones(len(dampings), size, dtype=torch.float64, device=dampings.device)
-        return 1 / (self.eigenvalues + dampings[:, None])
+        damped = self.eigenvalues + dampings[:, None]
+        singular = (damped.abs() <= 1e-14 * self.eigenvalues.abs().max()).any(dim=1)
+        if bool(singular.any()):
+            raise ModelError(
+                f"The {self.detail} is singular at damping {float(dampings[singular][0]):g}: an eigenvalue is its "
+                f"negative. {self.remedy}"
+            )
+        return 1 / damped
+
+    def is_definite(self, damping: float) -> bool:
+        """Whether H+λI is positive definite."""
+        return self.eigenvalues is None or float(self.eigenvalues.min()) + damping > 0
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a damping that is too small for an indefinite curvature."""
+        assert self.eigenvalues is not None
+        smallest = float(self.eigenvalues.min())
+        return (
+            f"Its smallest eigenvalue is {smallest:.4g}: take a damping above {-smallest:.4g}, or "
+            'curvature="fisher", which has no negative eigenvalue.'
+        )
 
     @property
     def damped(self) -> bool:

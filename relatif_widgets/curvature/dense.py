@@ -1,55 +1,146 @@
-"""Dense curvatures: the whole P×P matrix and its exact eigendecomposition."""
+"""Dense curvatures: the whole P×P matrix and its exact eigendecomposition.
+
+Time: P³ for the eigendecomposition, and what each class adds; memory: P² in
+float64, a few times over.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from ..gradients import GradientBatch
+from ..gradients import GradientBatch, loss_hessian
 from ..objective import Objective
 from .base import Eigenbasis
 
 
-class Fisher:
-    """The Fisher of all chosen parameters, exact over the model's own labels.
+class Dense:
+    """An average of P×P matrices over the training set; subclasses say of which."""
 
-    F = (1/n) Σ_i J_iᵀ (E_{y∼p_θ(·|x_i)} ∇²_f ℓ) J_i, which for a negative
-    log-likelihood is Eq. (7), page 3 of the paper (and the generalised
-    Gauss-Newton matrix). Time: n·C·P² for the products and P³ for the
-    eigendecomposition; memory: P² in float64, a few times over.
-    """
-
-    name = "fisher"
-    uses_jacobian = True
+    name: str
+    detail: str
+    uses_jacobian = False
+    semidefinite = True
 
     def begin(self, objective: Objective) -> None:
         self._total = torch.zeros(
             objective.size, objective.size, dtype=torch.float64, device=objective.device
         )
         self._count = 0
-        self._dtype = objective.dtype
+        self._objective = objective
 
     def update(self, batch: GradientBatch) -> None:
-        factor = batch.objective.loss.curvature_factor(batch.outputs)
-        rows = torch.einsum("bfo,bop->bfp", factor, batch.jacobian).flatten(0, 1)  # [batch·factor, P]
         # Products in the rows' own precision, sums over batches in float64.
-        self._total += rows.T @ rows
-        self._count += len(factor)
+        self._total += self.batch_sum(batch)
+        self._count += len(batch.targets)
+
+    def batch_sum(self, batch: GradientBatch) -> Float[Tensor, "param param"]:
+        """What one batch adds."""
+        raise NotImplementedError
 
     def finish(self) -> Eigenbasis:
-        eigenvalues, vectors = decompose(self._total.div_(self._count))
+        eigenvalues, vectors = self.decompose(self._total.div_(self._count))
         del self._total
-        # A Fisher is positive semi-definite; what is below zero is rounding.
-        return Eigenbasis("exact Fisher", eigenvalues.clamp_(min=0), vectors.to(self._dtype))
+        if self.semidefinite:
+            eigenvalues = eigenvalues.clamp(min=0)  # what is below zero is rounding
+        return Eigenbasis(self.detail, eigenvalues, vectors.to(self._objective.dtype))
+
+    def decompose(
+        self, matrix: Float[Tensor, "param param"]
+    ) -> tuple[Float[Tensor, "dim"], Float[Tensor, "param dim"]]:
+        """Eigenvalues (ascending) and eigenvectors of the symmetric average.
+
+        In float64 even for float32 models: a float32 `eigh` is off by about 1e-7 of
+        the largest eigenvalue, which is not small beside a damping of 1e-3.
+        """
+        eigenvalues, vectors = torch.linalg.eigh(matrix)
+        return eigenvalues, vectors
 
     def working_memory(self, size: int) -> int:
         return 4 * size * size * 8  # the sum, the vectors, and LAPACK's workspace of twice that
 
 
-def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (ascending) and eigenvectors of a symmetric float64 matrix.
+class Fisher(Dense):
+    """The Fisher of all chosen parameters, exact over the model's own labels.
 
-    In float64 even for float32 models: a float32 `eigh` is off by about 1e-7 of
-    the largest eigenvalue, which is not small beside a damping of 1e-3.
+    F = (1/n) Σ_i J_iᵀ (E_{y∼p_θ(·|x_i)} ∇²_f ℓ) J_i, which for a negative
+    log-likelihood is Eq. (7), page 3 of the paper (and the generalised
+    Gauss-Newton matrix). Adds n·C·P² for the products.
     """
-    return torch.linalg.eigh(matrix)  # type: ignore[no-any-return]
+
+    name = "fisher"
+    detail = "exact Fisher"
+    uses_jacobian = True
+
+    def batch_sum(self, batch: GradientBatch) -> Float[Tensor, "param param"]:
+        factor = batch.objective.loss.curvature_factor(batch.outputs)
+        rows = torch.einsum("bfo,bop->bfp", factor, batch.jacobian).flatten(0, 1)  # [batch·factor, P]
+        return rows.T @ rows
+
+
+class BlockFisher(Fisher):
+    """The exact Fisher of each layer, with what ties the layers to each other set to zero.
+
+    A layer is a module that owns parameters; its weight and bias share a block.
+    """
+
+    name = "block_fisher"
+    detail = "exact Fisher of each layer"
+
+    def decompose(
+        self, matrix: Float[Tensor, "param param"]
+    ) -> tuple[Float[Tensor, "dim"], Float[Tensor, "param dim"]]:
+        eigenvalues = torch.zeros(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        vectors = torch.zeros_like(matrix)
+        for rows in _layers(self._objective):
+            block = matrix[rows[:, None], rows]
+            eigenvalues[rows], vectors[rows[:, None], rows] = super().decompose(block)
+        return eigenvalues, vectors
+
+
+class EmpiricalFisher(Dense):
+    """(1/n) Σ_i g_i g_iᵀ, the outer products at the training labels.
+
+    Cheaper than the Fisher by the number of outputs, and no approximation of the
+    Hessian where the model fits its labels well: its gradients vanish there.
+    """
+
+    name = "empirical_fisher"
+    detail = "empirical Fisher"
+
+    def batch_sum(self, batch: GradientBatch) -> Float[Tensor, "param param"]:
+        return batch.gradients.T @ batch.gradients
+
+
+class Hessian(Dense):
+    """The exact Hessian of the mean training loss, Eq. (2), page 2 of the paper.
+
+    Adds P Hessian-vector products over the training set. Away from a minimum it
+    has negative eigenvalues; `Eigenbasis` says which dampings make up for them.
+    """
+
+    name = "hessian"
+    detail = "exact Hessian"
+    semidefinite = False
+
+    def batch_sum(self, batch: GradientBatch) -> Float[Tensor, "param param"]:
+        matrix = loss_hessian(batch.objective, batch.inputs, batch.targets)
+        return (matrix + matrix.T) / 2
+
+
+def _layers(objective: Objective) -> Iterator[Tensor]:
+    """For each layer the positions of its parameters in a row."""
+    positions: dict[str, list[Tensor]] = {}
+    start = 0
+    for name, value in objective.parameters.items():
+        # A parametrised weight lies below its layer: conv.parametrizations.weight.original0
+        layer = (
+            name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+        )
+        positions.setdefault(layer, []).append(torch.arange(start, start + value.numel()))
+        start += value.numel()
+    for parts in positions.values():
+        yield torch.cat(parts).to(objective.device)
