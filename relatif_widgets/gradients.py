@@ -171,7 +171,7 @@ def loss_hessian(objective: Objective, inputs: Any, targets: Tensor) -> Float[Te
         for way in (vmap(forward_over_reverse), vmap(reverse_over_reverse)):
             try:
                 return torch.cat([way(block) for block in unit])
-            except (RuntimeError, NotImplementedError):
+            except RuntimeError:
                 pass  # a fault of the model itself shows up again below, unwrapped
         return torch.cat([one_at_a_time(block) for block in unit])
 
@@ -186,7 +186,7 @@ def _over_batch(
     parameters = objective.parameters
     try:
         return finish(vmap(function, in_dims=(None, 0, 0))(parameters, inputs, targets))
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         # GRU, RNN and data-dependent Python control flow have no batching rule.
         # A fault of the model itself shows up again in the loop, unwrapped.
         pass

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,20 +27,18 @@ LossLike = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
 ParameterChoice = str | Sequence[str] | Callable[[str, nn.Parameter], bool] | None
 
 
-class Loss:
+class Loss(ABC):
     """A per-example loss ℓ(f, y) of the model's outputs f [batch, outputs].
 
     Attributes:
         name: What to call it.
-        is_classification: Whether targets are classes with probabilities.
     """
 
     name: str
-    is_classification = False
 
+    @abstractmethod
     def per_example(self, outputs: Float[Tensor, "batch output"], targets: Tensor) -> Float[Tensor, "batch"]:
         """ℓ for every example of a batch."""
-        raise NotImplementedError
 
     def curvature_factor(
         self, outputs: Float[Tensor, "batch output"]
@@ -91,7 +90,6 @@ class CrossEntropy(Loss):
     """−log softmax(f)_y, with class weights and label smoothing as torch counts them."""
 
     name = "cross_entropy"
-    is_classification = True
 
     def __init__(self, weight: Tensor | None = None, label_smoothing: float = 0.0) -> None:
         self.weight = weight
@@ -152,7 +150,6 @@ class BinaryCrossEntropy(Loss):
     """Sigmoid cross entropy, summed or averaged over the outputs of one example."""
 
     name = "bce_with_logits"
-    is_classification = True
 
     def __init__(
         self, weight: Tensor | None = None, pos_weight: Tensor | None = None, *, average: bool = False

@@ -6,6 +6,7 @@ float64, a few times over.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +18,7 @@ from ..objective import Objective
 from .base import Eigenbasis
 
 
-class Dense:
+class Dense(ABC):
     """An average of P×P matrices over the training set; subclasses say of which."""
 
     name: str
@@ -37,9 +38,9 @@ class Dense:
         self._total += self.batch_sum(batch)
         self._count += len(batch.targets)
 
+    @abstractmethod
     def batch_sum(self, batch: GradientBatch) -> Float[Tensor, "param param"]:
         """What one batch adds."""
-        raise NotImplementedError
 
     def finish(self) -> Eigenbasis:
         eigenvalues, vectors = self.decompose(self._total.div_(self._count))
