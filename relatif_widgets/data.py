@@ -132,7 +132,7 @@ def as_source(data: Any, name: str, collate: Collate | None = None) -> Source:
         )
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
-    if isinstance(data, tuple) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
+    if _is_pair(data):
         inputs, targets = _as_tensor(data[0], name), _as_tensor(data[1], name)
         if len(inputs) != len(targets):
             raise DataError(
@@ -154,20 +154,35 @@ def as_source(data: Any, name: str, collate: Collate | None = None) -> Source:
     )
 
 
-def as_inputs(queries: Any, collate: Collate | None = None) -> Source:
-    """Read queries: a batch of inputs, or anything `as_source` reads (whose targets are then ignored)."""
-    if isinstance(queries, (Tensor, np.ndarray, Mapping)):
-        inputs = map_tensors(lambda x: x, _tensors(queries))
+def _is_pair(data: Any) -> bool:
+    """Whether this is (inputs, targets), and not a data set of two examples."""
+    if not (isinstance(data, (tuple, list)) and len(data) == 2):
+        return False
+    return all(hasattr(part, "shape") for part in data) or (
+        isinstance(data, tuple) and all(isinstance(part, list) for part in data)
+    )
+
+
+def as_inputs(queries: Any, name: str, collate: Collate | None = None) -> Source:
+    """Read a batch of inputs without targets, or anything that `as_source` reads."""
+    if hasattr(queries, "__array__") and hasattr(queries, "shape") and not isinstance(queries, Tensor):
+        queries = _as_tensor(queries, name)  # arrays and data frames
+    if isinstance(queries, list) and queries and all(isinstance(row, list) for row in queries):
+        queries = _as_tensor(queries, name)
+    if isinstance(queries, (Tensor, Mapping)):
+        inputs = map_tensors(lambda x: x, _tensors(queries, name))
         length = batch_length(inputs)
         if length == 0:
-            raise DataError("queries is empty; expected at least one example.")
-        return Source(dataset=_Arrays(inputs, None), length=length, name="queries", collate=collate)
+            raise DataError(f"{name} is empty; expected at least one example.")
+        return Source(dataset=_Arrays(inputs, None), length=length, name=name, collate=collate)
     if isinstance(queries, list) and queries and isinstance(queries[0], (Tensor, np.ndarray)):
         shapes = {tuple(query.shape) for query in queries}
         if len(shapes) > 1:
-            raise DataError(f"queries have shapes {sorted(shapes)}; expected one shape, or pass collate_fn=.")
-        return as_inputs(torch.stack([_as_tensor(query, "queries") for query in queries]), collate)
-    return as_source(queries, "queries", collate)
+            raise DataError(
+                f"{name}: examples have shapes {sorted(shapes)}; expected one shape, or pass collate_fn=."
+            )
+        return as_inputs(torch.stack([_as_tensor(query, name) for query in queries]), name, collate)
+    return as_source(queries, name, collate)
 
 
 def fit_inputs(inputs: Any, dtype: torch.dtype, device: torch.device, name: str, first: int) -> Any:
@@ -285,16 +300,24 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _as_tensor(value: Any, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
     try:
-        return value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: {type(value).__name__} is no array of numbers ({error}).") from error
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{name}: {type(value).__name__} is no array of one shape ({error}).") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(
+            f"{name}: {type(value).__name__} holds {array.dtype}; expected numbers. Encode labels as integers from 0 "
+            "and give their names as class_names=; encode text and categories as the model takes them."
+        )
+    return torch.as_tensor(array if array.flags.writeable else array.copy())
 
 
-def _tensors(tree: Any) -> Any:
+def _tensors(tree: Any, name: str) -> Any:
     if isinstance(tree, Mapping):
-        return {key: _tensors(value) for key, value in tree.items()}
-    return _as_tensor(tree, "queries")
+        return {key: _tensors(value, name) for key, value in tree.items()}
+    return _as_tensor(tree, name)
 
 
 def _same(first: Any, second: Any) -> bool:

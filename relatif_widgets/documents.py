@@ -20,7 +20,7 @@ from .explanation import Explanation, Panel, Provenance, Query, Settings, Traini
 from .fitting import Fitted
 from .gradients import GradientBatch
 from .rankings import Progress, rounded
-from .task import Label, Task
+from .task import Label, Task, as_labels
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def explained(
         ChoiceError: A label names nothing, or "true" without a true target.
         DataError: A regression asked for a class.
     """
-    listed = [labels] if isinstance(labels, (str, int, float)) else list(labels)
+    listed = as_labels(labels)
     if not listed:
         raise ChoiceError('labels=[] asks for no panel; name a class, "predicted", "true" or "top2".')
     if truth is None and "true" in listed and "true" not in task.class_names:
@@ -154,13 +154,16 @@ def _explained_values(
     values = []
     for label in labels:
         if label == "true" and truth is not None:
-            values.append(truth.reshape(-1))
+            values.append(truth)
+        elif label == "predicted":
+            values.append(task.objective.loss.predicted(outputs))  # a regression's error says what it needs
         elif isinstance(label, str):
-            task.objective.loss.predicted(outputs)  # a regression's error says what it needs
-            raise ChoiceError(f"label={label!r} names no target of this model; pass the target's value.")
+            raise ChoiceError(
+                f'label={label!r} names no target of this model; pass the target\'s value, "predicted" or "true".'
+            )
         else:
-            values.append(torch.as_tensor(label, dtype=task.objective.dtype).reshape(-1))
-    targets = task.targets(torch.stack(values), "labels")
+            values.append(task.target_of(label))
+    targets = torch.cat(values)
     return targets, [_value(target) for target in targets], [None] * len(values)
 
 

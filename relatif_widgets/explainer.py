@@ -267,10 +267,10 @@ class Explainer:
         stops = [stop for stop in (*self.dampings, chosen) if basis.is_definite(stop)]
         if not basis.damped:
             stops = [chosen]
-        truth = None if target is None else torch.as_tensor(target).reshape(1, -1)
+        truth = None if target is None else self._truth(target)
         asked = documents.Asked(
             inputs=inputs,
-            truth=None if truth is None else self._task.targets(truth, "target"),
+            truth=truth,
             name=name,
             index=index,
             raw=query if raw is None else raw,
@@ -284,9 +284,13 @@ class Explainer:
         )
 
     def queries(self, test_set: Any) -> QuerySet:
-        """The model's predictions on a test set, and an explanation of any of its rows on request."""
+        """The model's predictions on a test set, and an explanation of any of its rows on request.
+
+        Args:
+            test_set: Like the training set, or a batch of inputs alone, whose true labels are unknown.
+        """
         self._ready()
-        source = as_source(test_set, "test_set", self._collate)
+        source = as_inputs(test_set, "test_set", self._collate)
         return QuerySet(self._task, source, self.explain, self.damping, self._render)
 
     @property
@@ -339,6 +343,11 @@ class Explainer:
             raise RelatifError("The explainer is not fitted yet: call explainer.fit() first.")
         return self._fitted
 
+    def _truth(self, target: Any) -> Tensor:
+        if isinstance(target, str):
+            return self._task.query_targets(target, 1, "target")
+        return self._task.target_of(target)
+
     def _damping(self, damping: float | None) -> float:
         return self.damping if damping is None else as_damping(damping)
 
@@ -349,7 +358,7 @@ class Explainer:
         fitted, task = self._ready(), self._task
         _known("method", method, METHODS)
         chosen = self._damping(damping)
-        source = as_inputs(queries, self._collate)
+        source = as_inputs(queries, "queries", self._collate)
         targets = None if labels is None else task.query_targets(labels, source.length)
         for first, raw, _ in source.batches(fitting.BATCH):
             task.check_query(raw, single=False)

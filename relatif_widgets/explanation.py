@@ -628,6 +628,8 @@ def json_schema() -> dict[str, Any]:
 def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
     """Write a text file so that readers see the old one or the new one, never half."""
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {target.parent} to write {target.name} into.")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:

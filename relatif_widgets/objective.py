@@ -124,6 +124,11 @@ class CrossEntropy(Loss):
         return outputs.argmax(1)
 
     def as_targets(self, targets: Tensor, outputs: int) -> Tensor:
+        if targets.numel() != len(targets):
+            raise DataError(
+                f"cross_entropy needs one class index an example, but targets have shape {list(targets.shape)}. "
+                "For one-hot targets pass targets.argmax(1)."
+            )
         if targets.is_floating_point() and bool((targets != targets.round()).any()):
             raise DataError(
                 f"cross_entropy needs class indices, but a target is {_first_non_integer(targets):g}. "
@@ -135,7 +140,12 @@ class CrossEntropy(Loss):
             where = int(outside[0])
             raise DataError(
                 f"Label {int(targets[where])} at position {where} is outside the model's {outputs} outputs; "
-                f"expected 0 to {outputs - 1}. Check the label encoding or the size of the last layer."
+                f"expected 0 to {outputs - 1}. "
+                + (
+                    'For one logit and two classes pass loss="bce_with_logits".'
+                    if outputs == 1
+                    else "Check the label encoding or the size of the last layer."
+                )
             )
         return targets
 
@@ -281,6 +291,8 @@ def as_loss(loss: LossLike) -> Loss:
         return _LOSSES[loss]()
     if isinstance(loss, nn.CrossEntropyLoss):
         return CrossEntropy(loss.weight, loss.label_smoothing)
+    if isinstance(loss, nn.NLLLoss):  # of log-probabilities, which softmax leaves as they are
+        return CrossEntropy(loss.weight)
     average = getattr(loss, "reduction", "mean") != "sum"
     if isinstance(loss, nn.BCEWithLogitsLoss):
         return BinaryCrossEntropy(loss.weight, loss.pos_weight, average=average)

@@ -166,7 +166,7 @@ class QuerySet:
         predicted = self.class_names[int(best)]
         return QueryCard(
             index=row,
-            label=self.class_names[int(self._labels[row])],
+            label=None if self._labels is None else self.class_names[int(self._labels[row])],
             predicted=predicted,
             probability=round(float(probability), 6),
             caption=predicted,
@@ -184,18 +184,20 @@ class QuerySet:
             return self._forwarded[0]
 
     @property
-    def _labels(self) -> Int[Tensor, "row"]:
+    def _labels(self) -> Int[Tensor, "row"] | None:
         with self._forwarding:
             return self._forwarded[1]
 
     @cached_property
-    def _forwarded(self) -> tuple[Float[Tensor, "row output"], Int[Tensor, "row"]]:
+    def _forwarded(self) -> tuple[Float[Tensor, "row output"], Int[Tensor, "row"] | None]:
         outputs, labels = [], []
+        name = self._source.name
         with self._task.evaluating():
-            for batch in self._task.batches(self._source, BATCH):
-                outputs.append(batch.outputs.cpu())
-                labels.append(self._task.classes(batch.targets).cpu())
-        return torch.cat(outputs), torch.cat(labels)
+            for first, raw, targets in self._source.batches(BATCH):
+                outputs.append(self._task.forward(self._task.inputs(raw, name, first)).cpu())
+                if targets is not None:
+                    labels.append(self._task.classes(self._task.targets(targets, name, first)).cpu())
+        return torch.cat(outputs), torch.cat(labels) if labels else None
 
     @cached_property
     def _probabilities(self) -> Float[Tensor, "row cls"]:
@@ -212,6 +214,6 @@ class QuerySet:
 
     @cached_property
     def _wrong(self) -> Tensor:
-        if not self.class_names:
+        if not self.class_names or self._labels is None:
             return torch.zeros(len(self), dtype=torch.bool)
         return self._probabilities.argmax(1) != self._labels

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -32,6 +33,7 @@ class Task:
         outputs: Number of model outputs.
         class_names: One per class; empty in a regression.
         example: Shapes of one input, without the batch dimension.
+        target: The first training target, as the data set gives it.
     """
 
     objective: Objective
@@ -39,6 +41,7 @@ class Task:
     outputs: int
     class_names: tuple[str, ...]
     example: Any
+    target: Tensor
     # functional_call swaps tensors on the user's module while it runs.
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
@@ -97,21 +100,35 @@ class Task:
             )
         return int(label)
 
-    def query_targets(self, labels: Any, count: int) -> Tensor:
+    def query_targets(self, labels: Any, count: int, name: str = "labels") -> Tensor:
         """One target per query, from class names, indices or values."""
-        if isinstance(labels, Tensor):
-            values = labels
-        else:
-            listed = [labels] if isinstance(labels, (str, int, float)) else list(labels)
-            plain = [self.class_index(label) if isinstance(label, str) else label for label in listed]
-            values = torch.as_tensor(plain)
-        if values.dim() == 0:
-            values = values[None]
-        if len(values) != count:
+        plain = [self.class_index(label) if isinstance(label, str) else label for label in as_labels(labels)]
+        if len(plain) != count:
             raise DataError(
-                f"labels has {len(values)} entries for {count} queries; expected one target per query."
+                f"{name} has {len(plain)} entries for {count} queries; expected one target per query."
             )
-        return self.targets(values, "labels")
+        try:
+            values = torch.as_tensor(np.asarray(plain))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{name}={labels!r} are no targets ({error}); expected class names or indices, or numbers."
+            ) from None
+        return self.targets(values, name)
+
+    def target_of(self, label: Any) -> Tensor:
+        """A value as a batch of one target, shaped like the training targets.
+
+        Raises:
+            DataError: It is not shaped like them.
+        """
+        like = self.target
+        try:
+            value = torch.as_tensor(np.asarray(label)).to(like.dtype).reshape(like.shape)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"target={label!r} is not like the training targets of shape {list(like.shape)} ({error})."
+            ) from None
+        return self.targets(value[None], "target")
 
     def check_query(self, inputs: Any, *, single: bool) -> None:
         """Catch a missing or an extra batch dimension before the model does.
@@ -177,7 +194,20 @@ def attach(
         outputs=width,
         class_names=_names(objective, width, class_names, source.class_names),
         example=map_tensors(lambda x: list(x.shape[1:]), inputs),
+        target=raw_targets[0],
     )
+
+
+def as_labels(labels: Any) -> list[Any]:
+    """One label or several, as a list of plain Python values (or of lists of them)."""
+    if isinstance(labels, (str, int, float)):
+        return [labels]
+    if hasattr(labels, "tolist"):  # tensors, arrays, and their scalars
+        labels = labels.tolist()
+        return labels if isinstance(labels, list) else [labels]
+    if not isinstance(labels, Iterable):
+        raise ChoiceError(f"labels={labels!r}; expected class names or indices, or target values.")
+    return [label.tolist() if hasattr(label, "tolist") else label for label in labels]
 
 
 def _forward(objective: Objective, inputs: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from cases import pictures
@@ -188,13 +189,26 @@ def test_probe_finds_labels_that_change_too() -> None:
 
 def test_queries_may_be_a_batch_a_list_or_a_data_set() -> None:
     for queries in (X[:3], X[:3].numpy(), [X[0], X[1], X[2]], TensorDataset(X[:3], Y[:3]), (X[:3], Y[:3])):
-        inputs, _ = as_inputs(queries).batch([0, 1, 2])
+        inputs, _ = as_inputs(queries, "queries").batch([0, 1, 2])
         assert torch.equal(torch.as_tensor(inputs), X[:3])
-    assert as_inputs({"a": X[:3], "b": X[:3]}).length == 3
+    assert as_inputs({"a": X[:3], "b": X[:3]}, "queries").length == 3
     with pytest.raises(DataError, match="queries is empty"):
-        as_inputs(X[:0])
-    with pytest.raises(DataError, match=r"shapes \[\(1,\), \(2,\)\]; expected one shape"):
-        as_inputs([torch.ones(1), torch.ones(2)])
+        as_inputs(X[:0], "queries")
+    with pytest.raises(DataError, match=r"have shapes \[\(1,\), \(2,\)\]; expected one shape"):
+        as_inputs([torch.ones(1), torch.ones(2)], "queries")
+
+
+def test_data_frames_and_lists_are_arrays_too() -> None:
+    table = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+    frame, column = pd.DataFrame(table), pd.Series([0, 1, 0])
+    for data in [(frame, column), (table, [0, 1, 0]), [np.asarray(table), np.asarray([0, 1, 0])]]:
+        inputs, targets = as_source(data, "train_set").batch([1])
+        assert inputs.tolist() == [[3.0, 4.0]]
+        assert targets.tolist() == [1]
+    assert as_inputs(frame, "queries").batch([2])[0].tolist() == [[5.0, 6.0]]
+    assert as_inputs(table, "queries").batch([2])[0].tolist() == [[5.0, 6.0]]
+    with pytest.raises(DataError, match=r"holds <U1; expected numbers. Encode labels as integers"):
+        as_source((np.asarray(table), np.asarray(["a", "b", "a"])), "train_set")
 
 
 def test_inputs_take_the_models_dtype_but_integers_stay() -> None:

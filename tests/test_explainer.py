@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -234,6 +235,54 @@ def test_render_decides_what_is_shown(data: tuple[Tensor, Tensor]) -> None:
     assert explanation.examples[0].media.text.startswith("sum ")
 
 
+@pytest.mark.parametrize(
+    "labels", [np.int64(2), torch.tensor(2), np.array([2]), [np.int64(2)], torch.tensor([2]), "frog"]
+)
+def test_labels_come_in_every_form(explainer: Explainer, data: tuple[Tensor, Tensor], labels: object) -> None:
+    x = data[0]
+    assert explainer.explain(x[0], labels=labels).labels == ("frog",)
+    right = explainer.scores(x[:1], [2])
+    assert torch.equal(explainer.scores(x[:1], labels), right)
+
+
+def test_the_target_may_be_a_name(explainer: Explainer, data: tuple[Tensor, Tensor]) -> None:
+    assert explainer.explain(data[0][0], labels="true", target="plane").labels == ("plane",)
+    with pytest.raises(ChoiceError, match="label='zebra' is not known"):
+        explainer.explain(data[0][0], target="zebra")
+
+
+def test_several_labels_at_once_are_asked_for_by_their_bits() -> None:
+    x, y = blobs()
+    bits = torch.nn.functional.one_hot(y, 3).double()
+    explainer = Explainer(mlp(), (x, bits), loss="bce_with_logits").fit(progress=False)
+    explanation = explainer.explain(x[0], labels=[[0, 1, 0], "predicted"], target=bits[0])
+    assert explanation.labels[0] == "0, 1, 0"
+    right = explainer.top_k(x[:1], torch.tensor([[0.0, 1.0, 0.0]]), k=3)
+    assert [example.index for example, _ in explanation.top("0, 1, 0", k=3)] == right.indices[0].tolist()
+
+
+def test_log_probabilities_with_nll_loss_are_cross_entropy() -> None:
+    x, y = blobs()
+    log_softmax = nn.Sequential(mlp(), nn.LogSoftmax(1))
+    found = Explainer(log_softmax, (x, y), loss=nn.NLLLoss()).fit(progress=False)
+    right = Explainer(mlp(), (x, y)).fit(progress=False)
+    for method in CRITERIA:
+        torch.testing.assert_close(found.scores(x[:3], method=method), right.scores(x[:3], method=method))
+
+
+def test_a_loss_of_ones_own_is_explained_at_its_targets() -> None:
+    x, y = blobs()
+
+    def hinge(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.multi_margin_loss(outputs, targets, reduction="none")
+
+    explainer = Explainer(mlp(), (x, y), loss=hinge, curvature="identity").fit(progress=False)
+    explanation = explainer.explain(x[0], labels=[1], target=y[0])
+    assert explanation.labels == ("1",)
+    right = explainer.top_k(x[:1], [1], k=3)
+    assert [example.index for example, _ in explanation.top("1", k=3)] == right.indices[0].tolist()
+
+
 def test_a_regression_is_explained_at_its_target() -> None:
     torch.manual_seed(0)
     x = torch.randn(20, 3, dtype=torch.float64)
@@ -381,6 +430,8 @@ def test_unknown_choices_are_refused(
         (lambda e, x: e.scores(x[:2, :3]), r"The model does not take inputs of shape \[2, 3\]"),
         (lambda e, x: e.explain(object()), "query is object; expected one input"),
         (lambda e, x: e.explain(x[0], target=8), "target: Label 8"),
+        (lambda e, x: e.explain(x[0], target=[1, 2]), r"target=\[1, 2\] is not like the training targets"),
+        (lambda e, x: e.scores(x[:2], [None, 1]), "are no targets"),
     ],
 )
 def test_queries_that_do_not_fit_are_refused(

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import documents
 import jsonschema
@@ -455,3 +456,10 @@ print(sorted(loaded & {{"torch", "matplotlib", "ipyplot", "pandas", "IPython", "
 """
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"There is no folder .*nowhere to write a\.relatif\.json into"
+    ):
+        documents.images().save(tmp_path / "nowhere" / "a.relatif.json")

@@ -220,6 +220,10 @@ def test_targets_are_checked_against_the_loss() -> None:
         DataError, match=r"Label 3 at position 1 is outside the model's 3 outputs; expected 0 to 2"
     ):
         as_loss("cross_entropy").as_targets(torch.tensor([1, 3]), 3)
+    with pytest.raises(DataError, match=r"shape \[2, 3\]. For one-hot targets pass targets.argmax\(1\)"):
+        as_loss("cross_entropy").as_targets(torch.eye(3)[:2], 3)
+    with pytest.raises(DataError, match='For one logit and two classes pass loss="bce_with_logits"'):
+        as_loss("cross_entropy").as_targets(torch.tensor([0, 1]), 1)
     with pytest.raises(DataError, match="expects targets from 0 to 1"):
         as_loss("bce_with_logits").as_targets(torch.tensor([1, 2]), 1)
     with pytest.raises(DataError, match="3 target values do not fill 2 outputs"):

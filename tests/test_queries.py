@@ -69,6 +69,17 @@ def test_pages_are_slices_of_a_filter(queries: QuerySet) -> None:
     assert queries.page("all", 100, 10).items == ()
 
 
+def test_inputs_alone_have_no_true_label_and_no_mistakes() -> None:
+    queries = Explainer(mlp(), blobs(), class_names=["bird", "plane", "frog"]).fit(progress=False).queries(X)
+    page = queries.page("all", 0, 3)
+    assert [card.label for card in page.items] == [None, None, None]
+    assert [card.predicted for card in page.items] == [
+        queries.class_names[int(c)] for c in TOP.indices[:3, 0]
+    ]
+    assert page.counts["misclassified"] == 0
+    assert queries.explain(3).query.label is None
+
+
 def test_a_regressions_queries_show_their_values() -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 1).double()

@@ -10,7 +10,15 @@ import pytest
 import torch
 from cases import blobs, mlp
 
-from relatif_widgets import ChoiceError, Explainer, Explanation, ExplanationWidget, RelatifError
+from relatif_widgets import (
+    ChoiceError,
+    DataError,
+    Explainer,
+    Explanation,
+    ExplanationWidget,
+    ModelError,
+    RelatifError,
+)
 from relatif_widgets.queries import QuerySet
 
 X, Y = blobs(30, seed=3)
@@ -179,12 +187,12 @@ def test_progress_and_errors_are_told_in_traits(
     assert states == ["preparing", "ready"]
 
     def fails(self: QuerySet, *args: Any, **options: Any) -> Explanation:
-        raise RelatifError("the gradient for example 3 is NaN")
+        raise ModelError("the gradient for example 3 is NaN")
 
     monkeypatch.setattr(QuerySet, "explain", fails)
     widget.query = 9
-    with pytest.raises(RelatifError, match="the gradient for example 3 is NaN"):
-        widget.wait()
+    with pytest.raises(ModelError, match="the gradient for example 3 is NaN"):
+        widget.wait()  # the same kind of error as outside the widget
     assert widget.message == "the gradient for example 3 is NaN"
     monkeypatch.undo()
     assert widget.explanation.query.index == 9  # asking again recovers
@@ -210,6 +218,23 @@ def test_closing_stops_a_preparation(widget: ExplanationWidget, monkeypatch: pyt
     widget.close()
     worker.join(5)
     assert not worker.is_alive()
+
+
+def test_a_test_set_that_the_model_does_not_take_is_said_in_the_widget(explainer: Explainer) -> None:
+    narrow = ExplanationWidget(explainer, (X[:, :3], Y))
+    with pytest.raises(DataError, match=r"The model does not take inputs of shape \[30, 3\]"):
+        narrow.wait()
+    assert narrow.message.startswith("The model does not take inputs")
+    shifted = ExplanationWidget(explainer, (X, Y + 5))
+    with pytest.raises(DataError, match="test_set: Label 5 of example 0 is outside the model's 3 outputs"):
+        shifted.wait()
+
+
+def test_labels_may_be_given_by_index(explainer: Explainer) -> None:
+    assert ExplanationWidget(explainer, (X, Y), labels=[2, "bird"]).labels == ["frog", "bird"]
+    assert ExplanationWidget(explainer, (X, Y), labels="plane").labels == ["plane"]
+    with pytest.raises(ChoiceError, match="label='7' is not known"):
+        ExplanationWidget(explainer, (X, Y), labels=[7])
 
 
 def test_the_widget_needs_a_fitted_explainer() -> None:

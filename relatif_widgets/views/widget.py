@@ -62,9 +62,9 @@ class ExplanationWidget(anywidget.AnyWidget):
     Args:
         explainer: A fitted `Explainer`.
         test_set: The examples to explain, like the training set: a data set of
-            (input, target) or a pair of arrays.
+            (input, target) or a pair of arrays; or inputs alone, without true labels.
         query: Row of the test set to open with.
-        labels: Names of the labels to open with; by default the prediction, and
+        labels: Names or indices of the labels to open with; by default the prediction, and
             the runner-up beside it where the call is close or wrong.
         method, k, damping, sign: Where the controls stand at first.
 
@@ -107,7 +107,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         test_set: Any,
         *,
         query: int = 0,
-        labels: Sequence[str] | None = None,
+        labels: Sequence[str | int] | None = None,
         method: str = "loss_relative",
         k: int = 5,
         damping: float | None = None,
@@ -116,13 +116,14 @@ class ExplanationWidget(anywidget.AnyWidget):
         self._queries: Queries = explainer.queries(test_set)
         self._explanation: Explanation | None = None
         self._request: _Request | None = None  # what is being prepared
+        self._failure: Exception | None = None  # why the last preparation ended
         self._worker: threading.Thread | None = None
         self._settled = threading.Event()
         self._settled.set()
         self._guard = threading.RLock()
         super().__init__(
             query=query,
-            labels=list(labels or []),
+            labels=[self._name(label) for label in ([labels] if isinstance(labels, str) else labels or [])],
             method=method,
             k=k,
             damping=self._queries.damping if damping is None else damping,
@@ -156,14 +157,14 @@ class ExplanationWidget(anywidget.AnyWidget):
             timeout: Seconds; None waits as long as it takes.
 
         Raises:
-            RelatifError: The preparation failed.
+            RelatifError: The preparation failed; or what the user's own code raised in it.
             TimeoutError: It took longer.
         """
         self._ensure()
         if not self._settled.wait(timeout):
             raise TimeoutError(f"Test example {self.query} was not prepared within {timeout} s.")
-        if self.status == "error":
-            raise RelatifError(self.message)
+        if self._failure is not None:
+            raise self._failure
 
     def __repr__(self) -> str:
         return (
@@ -226,6 +227,12 @@ class ExplanationWidget(anywidget.AnyWidget):
     def _on_need(self, change: dict[str, Any]) -> None:
         self._ensure()
 
+    def _name(self, label: str | int) -> str:
+        names = self._queries.class_names
+        if isinstance(label, str) or not 0 <= label < len(names):
+            return str(label)
+        return names[label]
+
     def _set_labels(self, labels: Sequence[str]) -> None:
         self.unobserve(self._on_need, ["labels", "damping"])
         self.labels = list(labels)
@@ -248,7 +255,7 @@ class ExplanationWidget(anywidget.AnyWidget):
                 return
             if self._is_prepared():
                 self._wanted += 1  # whatever still runs was for something else
-                self._request = None
+                self._request = self._failure = None
                 self._settled.set()
                 if self.status != "ready":
                     self._report("ready")
@@ -256,6 +263,7 @@ class ExplanationWidget(anywidget.AnyWidget):
             self._wanted += 1
             ticket = self._wanted
             self._request = request
+            self._failure = None
             self._settled.clear()
             self._worker = _background(self._prepare, ticket, self._worker, request)
             self._report("preparing", f"Preparing test #{self.query}…")
@@ -289,6 +297,7 @@ class ExplanationWidget(anywidget.AnyWidget):
                         # Back to what is on display, so that asking again is a change.
                         kept = [label for label in self.labels if label in shown.labels]
                         self._set_labels(kept or shown.labels)
+                    self._failure = error
                     self._report("error", text)
                     self._settled.set()
             return
