@@ -63,7 +63,7 @@ class Source:
                 "Give the data set its evaluation transform (tensors of one shape), or pass collate_fn=."
             ) from error
         inputs, targets = _split(batch, self.name, rows[0])
-        return inputs, torch.as_tensor(targets)
+        return map_tensors(torch.Tensor.detach, inputs), _as_tensor(targets, self.name)
 
     def in_memory(self) -> tuple[Any, Tensor] | None:
         """All inputs and targets where they are arrays already, so that checking them costs little."""
@@ -158,8 +158,10 @@ def _is_pair(data: Any) -> bool:
     """Whether this is (inputs, targets), and not a data set of two examples."""
     if not (isinstance(data, (tuple, list)) and len(data) == 2):
         return False
-    return all(hasattr(part, "shape") for part in data) or (
-        isinstance(data, tuple) and all(isinstance(part, list) for part in data)
+    arrays = [hasattr(part, "shape") for part in data]
+    lists = [isinstance(part, list) for part in data]
+    return all(arrays) or (
+        isinstance(data, tuple) and all(a or b for a, b in zip(arrays, lists, strict=True))
     )
 
 
@@ -301,7 +303,7 @@ def _is_numeric(value: Any) -> bool:
 
 def _as_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
-        return value
+        return value.detach()
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -311,7 +313,9 @@ def _as_tensor(value: Any, name: str) -> Tensor:
             f"{name}: {type(value).__name__} holds {array.dtype}; expected numbers. Encode labels as integers from 0 "
             "and give their names as class_names=; encode text and categories as the model takes them."
         )
-    return torch.as_tensor(array if array.flags.writeable else array.copy())
+    return torch.as_tensor(
+        array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy()
+    )
 
 
 def _tensors(tree: Any, name: str) -> Any:

@@ -60,7 +60,7 @@ class Explainer:
         loss: "cross_entropy", "bce_with_logits", "mse" (½‖f − y‖²), a torch loss
             module, or a callable (outputs, targets) -> [batch].
         parameters: Which parameters to differentiate: all trainable ones by
-            default; a module's name ("fc"), a list of names, or a predicate
+            default; a module or its name ("fc"), a list of names, or a predicate
             (name, parameter) -> bool.
         curvature: "fisher" (exact, over the model's own labels), "hessian" (exact),
             "empirical_fisher" (at the training labels), "block_fisher" (the exact
@@ -75,7 +75,7 @@ class Explainer:
         device: Where to compute; by default where the model is.
         memory_limit: Most bytes that fitting may take for rows, inputs and
             curvature: a number, or text such as "2GB". None: no limit.
-        class_names: Names of the classes; by default the data set's own, else numbers.
+        class_names: Names of the classes, a list or a mapping from index; by default the data set's own, else numbers.
         render: Hook that turns a raw example into what is shown: a picture, text,
             or a mapping of column to value.
 
@@ -99,10 +99,12 @@ class Explainer:
         collate_fn: Collate | None = None,
         device: torch.device | str | None = None,
         memory_limit: int | str | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str] | Mapping[int, str] | None = None,
         render: media.Render | None = None,
     ) -> None:
         self.damping = as_damping(damping)
+        if not hasattr(dampings, "__iter__"):
+            raise ChoiceError(f"dampings={dampings!r}; expected several, such as [0.001, 0.01, 0.1].")
         self.dampings = tuple(sorted({*map(as_damping, dampings), self.damping}))
         batch_size = None if batch_size is None else _count("batch_size", batch_size)
         limit = fitting.as_bytes(memory_limit)
@@ -407,8 +409,8 @@ def _one_input(query: Any) -> Any:
         return torch.as_tensor(query)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"query is {type(query).__name__}; expected one input as the model takes it, such as test_set[7][0] "
-            f"({error})."
+            f"query is {type(query).__name__}; expected one input as the model takes it, such as test_set[7][0]. "
+            "Where a collate_fn= makes it so, ask by row: explainer.queries(test_set).explain(7)."
         ) from error
 
 

@@ -86,10 +86,14 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What to show of an example: a table row, one (column, value) pair a column."""
+    """What to show of an example: a table row, one (column, value) pair a column.
+
+    `more` columns follow that the document does not hold.
+    """
 
     columns: tuple[str, ...]
     values: tuple[str, ...]
+    more: Count = 0
     kind: Literal["row"] = "row"
 
     def __post_init__(self) -> None:

@@ -90,6 +90,11 @@ def fit(
             if isinstance(batch.inputs, Tensor):
                 flat.append(flatten_inputs(batch.inputs))
             report("gradients", len(batch.targets))
+        if not bool(rows.any()):
+            raise ModelError(
+                f"Every gradient is zero: {', '.join(objective.parameters)} do not move the loss of any example. "
+                "Choose parameters that the output depends on (is there a .detach(), or a layer that is not used?)."
+            )
         report("eigenbasis", 0)
         basis = curvature.finish()
     report("rotating", 0)

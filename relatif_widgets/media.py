@@ -125,12 +125,9 @@ def _picture(array: np.ndarray[Any, Any]) -> Image.Image | None:
 
 def _row(array: np.ndarray[Any, Any]) -> Row:
     flat = array.reshape(-1)
-    columns = [f"x{position}" for position in range(min(len(flat), COLUMNS_SHOWN))]
-    values = [_number(value) for value in flat[:COLUMNS_SHOWN]]
-    if len(flat) > COLUMNS_SHOWN:
-        columns.append("…")
-        values.append(f"{len(flat) - COLUMNS_SHOWN} more")
-    return Row(columns=tuple(columns), values=tuple(values))
+    values = tuple(_number(value) for value in flat[:COLUMNS_SHOWN])
+    columns = tuple(f"x{position}" for position in range(len(values)))
+    return Row(columns=columns, values=values, more=len(flat) - len(values))
 
 
 def _number(value: Any) -> str:

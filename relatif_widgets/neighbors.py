@@ -30,6 +30,11 @@ class Neighbors:
             queries: A batch of inputs like the training inputs.
         """
         flat = flatten_inputs(queries)
+        if flat.shape[1] != self.inputs.shape[1]:
+            raise DataError(
+                f"The query has {flat.shape[1]} values and the training inputs {self.inputs.shape[1]}: there is no "
+                "distance between them. Bring it to the size that the model was trained on."
+            )
         parts = torch.split(self.inputs, max(1, (1 << 23) // max(1, self.inputs.shape[1])))
         return -torch.cat([scores.squared_distance(flat, part) for part in parts], dim=1)
 

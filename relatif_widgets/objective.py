@@ -24,7 +24,7 @@ from torch.func import functional_call
 from .errors import ChoiceError, DataError, ModelError, unknown_name
 
 LossLike = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
-ParameterChoice = str | Sequence[str] | Callable[[str, nn.Parameter], bool] | None
+ParameterChoice = str | nn.Module | Sequence[str] | Callable[[str, nn.Parameter], bool] | None
 
 
 class Loss(ABC):
@@ -70,7 +70,8 @@ class Loss(ABC):
         """
         raise DataError(
             f"With loss {self.name!r} a query needs its target: there is no predicted class, and at the "
-            "prediction itself a regression's gradient is zero. Pass labels=[target, ...]."
+            'prediction itself a regression\'s gradient is zero. Pass labels=[target, ...], or labels="true" with '
+            "target=... in explain."
         )
 
     def as_targets(self, targets: Tensor, outputs: int) -> Tensor:
@@ -201,10 +202,10 @@ class BinaryCrossEntropy(Loss):
 
     def as_targets(self, targets: Tensor, outputs: int) -> Tensor:
         dtype = targets.dtype if targets.is_floating_point() else torch.get_default_dtype()
-        if targets.numel() % outputs:
+        if targets.numel() != len(targets) * outputs:
             raise DataError(
-                f"{targets.numel()} targets do not fill {outputs} outputs an example. "
-                "bce_with_logits needs a 0 or 1 for every output."
+                f"{targets.numel() // max(1, len(targets))} targets an example do not match the model's {outputs} "
+                "outputs. bce_with_logits needs a 0 or 1 for every output."
             )
         targets = targets.reshape(-1, outputs).to(dtype)
         outside = torch.nonzero((targets < 0) | (targets > 1) | targets.isnan())
@@ -241,8 +242,11 @@ class SquaredError(Loss):
 
     def as_targets(self, targets: Tensor, outputs: int) -> Tensor:
         dtype = targets.dtype if targets.is_floating_point() else torch.get_default_dtype()
-        if targets.numel() % outputs:
-            raise DataError(f"{targets.numel()} target values do not fill {outputs} outputs an example.")
+        if targets.numel() != len(targets) * outputs:
+            raise DataError(
+                f"{targets.numel() // max(1, len(targets))} target values an example do not match the model's "
+                f"{outputs} outputs; targets have shape {list(targets.shape)}."
+            )
         return targets.reshape(-1, outputs).to(dtype)
 
 
@@ -289,6 +293,8 @@ def as_loss(loss: LossLike) -> Loss:
         if loss not in _LOSSES:
             raise unknown_name("loss", loss, _LOSSES)
         return _LOSSES[loss]()
+    if isinstance(loss, type):
+        raise ChoiceError(f"loss={loss.__name__} is a class; expected an instance: loss={loss.__name__}().")
     if isinstance(loss, nn.CrossEntropyLoss):
         return CrossEntropy(loss.weight, loss.label_smoothing)
     if isinstance(loss, nn.NLLLoss):  # of log-probabilities, which softmax leaves as they are
@@ -435,6 +441,12 @@ def _chosen_names(model: nn.Module, parameters: ParameterChoice) -> list[str]:
                 "Name those to score: parameters=['fc.weight', 'fc.bias'] or parameters='fc'."
             )
         return chosen
+    if isinstance(parameters, nn.Module):
+        owned = {id(value) for value in parameters.parameters()}
+        chosen = [name for name, value in named.items() if id(value) in owned]
+        if not chosen:
+            raise ChoiceError("parameters= is a module, but none of its parameters belongs to the model.")
+        return chosen
     if callable(parameters):
         chosen = [name for name, value in named.items() if parameters(name, value)]
         if not chosen:
@@ -457,7 +469,12 @@ def _snapshot(value: Tensor, device: torch.device | str | None) -> Tensor:
     copied = value.detach().clone()
     if copied.dtype in (torch.float16, torch.bfloat16):
         copied = copied.float()  # sums of squared half-precision gradients overflow
-    return copied if device is None else copied.to(device)
+    if device is None:
+        return copied
+    try:
+        return copied.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ChoiceError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
 def _call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,8 +138,10 @@ class Task:
         """
         if not (isinstance(inputs, Tensor) and isinstance(self.example, list)):
             return
-        if inputs.dim() == len(self.example) + 1:
+        if list(inputs.shape[1:]) == self.example:
             return
+        if inputs.dim() == len(self.example) + 1:
+            return  # another size, which the model may take; k-NN will say what it cannot
         if single:
             raise DataError(
                 f"query has shape {list(inputs.shape[1:])}; expected one example like the training inputs, "
@@ -154,7 +156,7 @@ class Task:
 def attach(
     objective: Objective,
     source: Source,
-    class_names: Sequence[str] | None,
+    class_names: Sequence[str] | Mapping[int, str] | None,
     curvature: Curvature,
 ) -> Task:
     """Send the first examples all the way through, so that faults show before the long work.
@@ -183,6 +185,7 @@ def attach(
             raise ModelError(
                 f"The model returned {len(outputs)} predictions for {len(rows)} examples; expected one each."
             )
+        _check_independence(objective, inputs, outputs)
         width = outputs.shape[1]
         _targets(objective, width, all_targets, source.name, 0)
         objective.loss.per_example(outputs, _targets(objective, width, raw_targets, source.name, 0))
@@ -224,6 +227,26 @@ def _forward(objective: Objective, inputs: Any) -> Tensor:
         ) from error
 
 
+def _check_independence(objective: Objective, inputs: Any, outputs: Tensor) -> None:
+    """Per-example gradients need outputs that neither chance nor the rest of the batch decides.
+
+    Raises:
+        ModelError: A second run, or a run alone, gives other outputs.
+    """
+    tolerance = 1e-3 * float(outputs.abs().max()) + 1e-5
+    if float((_forward(objective, inputs) - outputs).abs().max()) > tolerance:
+        raise ModelError(
+            "The model's outputs differ between two runs on the same inputs, in evaluation mode too. "
+            "Switch off what is random: F.dropout(x, training=self.training), not F.dropout(x)."
+        )
+    alone = _forward(objective, map_tensors(lambda x: x[:1], inputs))
+    if alone.shape[1:] != outputs.shape[1:] or float((alone - outputs[:1]).abs().max()) > tolerance:
+        raise ModelError(
+            "The model's output for an example depends on the rest of its batch, so there is no per-example loss. "
+            "Look for statistics over dimension 0, such as x - x.mean(0)."
+        )
+
+
 def _targets(objective: Objective, outputs: int, targets: Tensor, name: str, first: int) -> Tensor:
     try:
         targets = objective.loss.as_targets(targets, outputs)
@@ -238,17 +261,30 @@ def _targets(objective: Objective, outputs: int, targets: Tensor, name: str, fir
 
 
 def _names(
-    objective: Objective, outputs: int, given: Sequence[str] | None, found: Sequence[str] | None
+    objective: Objective,
+    outputs: int,
+    given: Sequence[str] | Mapping[int, str] | None,
+    found: Sequence[str] | None,
 ) -> tuple[str, ...]:
     count = objective.loss.class_count(outputs)
     if count is None:
         return ()
+    if isinstance(given, Mapping):
+        if sorted(given) != list(range(count)):
+            raise ChoiceError(
+                f"class_names has the keys {list(given)}; expected the class indices 0 to {count - 1}."
+            )
+        given = [given[label] for label in range(count)]
+    if isinstance(given, str) or (given is not None and not hasattr(given, "__len__")):
+        raise ChoiceError(f"class_names={given!r}; expected a list of {count} names.")
     if given is not None and len(given) != count:
         raise ChoiceError(
             f"class_names has {len(given)} names; the model has {count} classes. Give one name each."
         )
     # A folder's name may hold what no JSON text can: half a surrogate pair.
-    names = tuple(str(name).encode("utf-8", "replace").decode() for name in given or found or ())
+    names = tuple(
+        str(name).encode("utf-8", "replace").decode() for name in (found or () if given is None else given)
+    )
     if len(names) != count:
         return tuple(str(label) for label in range(count))
     if len(set(names)) != count:  # labels are asked for by name, so names must differ

@@ -511,3 +511,74 @@ def test_the_report_says_what_was_fitted(explainer: Explainer) -> None:
     assert "curvature: exact Fisher\n" in report
     eigenvalues = explainer._ready().index.basis.eigenvalues
     assert f"largest {float(eigenvalues.max()):.4g}" in report
+
+
+# Models and options that a stranger would try
+
+
+class Random(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(self.linear(x), 0.5)  # always on
+
+
+class Coupled(Random):
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.linear(x)
+        return outputs - outputs.mean(0)
+
+
+class Detached(Random):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).detach()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Random, "outputs differ between two runs on the same inputs.*F.dropout"),
+        (Coupled, "depends on the rest of its batch"),
+        (Detached, "Every gradient is zero: linear.weight, linear.bias"),
+    ],
+)
+def test_models_that_have_no_per_example_gradients_are_refused(
+    data: tuple[Tensor, Tensor], model: type[nn.Module], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        Explainer(model(), data).fit(progress=False)
+
+
+@pytest.mark.parametrize("names", [np.array(["a", "b", "c"]), {2: "c", 1: "b", 0: "a"}, ("a", "b", "c")])
+def test_class_names_come_as_arrays_and_mappings_too(data: tuple[Tensor, Tensor], names: object) -> None:
+    assert Explainer(mlp(), data, class_names=names).class_names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": "abc"}, "class_names='abc'; expected a list of 3 names"),
+        ({"class_names": {1: "a", 2: "b", 3: "c"}}, r"keys \[1, 2, 3\]; expected the class indices 0 to 2"),
+        ({"dampings": 0.1}, "dampings=0.1; expected several"),
+        ({"device": "gpu"}, "device='gpu' cannot be used here"),
+        ({"loss": nn.CrossEntropyLoss}, r"is a class; expected an instance: loss=CrossEntropyLoss\(\)"),
+    ],
+)
+def test_near_misses_are_told(data: tuple[Tensor, Tensor], options: dict[str, object], message: str) -> None:
+    with pytest.raises(ChoiceError, match=message):
+        Explainer(mlp(), data, **options)
+
+
+def test_parameters_may_be_the_module_itself(data: tuple[Tensor, Tensor]) -> None:
+    model = mlp()
+    assert Explainer(model, data, parameters=model[2]).parameter_count == 18
+    with pytest.raises(ChoiceError, match="none of its parameters belongs to the model"):
+        Explainer(model, data, parameters=nn.Linear(2, 2))
+
+
+def test_training_inputs_that_require_a_gradient_are_taken_as_values(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    found = Explainer(mlp(), (x.clone().requires_grad_(), y)).fit(progress=False).scores(x[:2])
+    torch.testing.assert_close(found, Explainer(mlp(), data).fit(progress=False).scores(x[:2]))

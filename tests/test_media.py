@@ -52,7 +52,7 @@ def test_other_things_become_text_or_rows() -> None:
     assert media.show(torch.tensor([1.5, 2.0])) == Row(columns=("x0", "x1"), values=("1.5", "2"))
     long = media.show(np.zeros(784))
     assert isinstance(long, Row)
-    assert (long.columns[-1], long.values[-1]) == ("…", "772 more")
+    assert (len(long.columns), long.columns[-1], long.more) == (12, "x11", 772)
     assert media.show(object).text == "<class 'object'>"
 
 

@@ -226,5 +226,5 @@ def test_targets_are_checked_against_the_loss() -> None:
         as_loss("cross_entropy").as_targets(torch.tensor([0, 1]), 1)
     with pytest.raises(DataError, match="expects targets from 0 to 1"):
         as_loss("bce_with_logits").as_targets(torch.tensor([1, 2]), 1)
-    with pytest.raises(DataError, match="3 target values do not fill 2 outputs"):
+    with pytest.raises(DataError, match="1 target values an example do not match the model's 2 outputs"):
         as_loss("mse").as_targets(torch.tensor([1.0, 2.0, 3.0]), 2)

@@ -30,7 +30,7 @@ export type Media =
   | { kind: "cell"; cell: number }
   | { kind: "picture"; mime: Mime; data: string; width: number; height: number }
   | { kind: "text"; text: string }
-  | { kind: "row"; columns: string[]; values: string[] };
+  | { kind: "row"; columns: string[]; values: string[]; more: number };
 
 export type Mime = "image/png" | "image/webp";
 
@@ -162,7 +162,7 @@ export const readMedia: Reader<Media> = (value, path) => {
       if (columns.length !== values.length) {
         fail(path, `${columns.length} columns but ${values.length} values`);
       }
-      return { kind, columns, values };
+      return { kind, columns, values, more: optional(fields, path, "more", count, 0) };
     }
   }
 };

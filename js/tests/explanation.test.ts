@@ -102,7 +102,7 @@ describe("parseExplanation", () => {
   });
 
   test("refuses a row with a column too many", () => {
-    const media = { kind: "row", columns: ["a", "b"], values: ["1"] };
+    const media = { kind: "row", more: 0, columns: ["a", "b"], values: ["1"] };
     expect(() => parseExplanation(damaged("examples.0.media", media))).toThrow(
       "2 columns but 1 values",
     );

@@ -79,7 +79,7 @@ export function regression(): Explanation {
   const doc = fixture();
   doc.class_names = [];
   doc.sprite = null;
-  const media = { kind: "row", columns: ["rooms", "age"], values: ["5", "41"] } as const;
+  const media = { kind: "row", more: 0, columns: ["rooms", "age"], values: ["5", "41"] } as const;
   doc.query = {
     ...doc.query,
     label: null,

@@ -99,7 +99,7 @@ test("text and rows have a place in it, and axe finds nothing", async () => {
   const page_ = stripPage();
   Object.assign(page_.items[0] ?? {}, { media: { kind: "text", text: "<b>so</b> it was" } });
   Object.assign(page_.items[2] ?? {}, {
-    media: { kind: "row", columns: ["a", "b"], values: ["1", "2"] },
+    media: { kind: "row", more: 0, columns: ["a", "b"], values: ["1", "2"] },
     label: null,
     predicted: null,
     caption: "3.1",

@@ -230,8 +230,9 @@ def _row(media: Row, width: int, rows: int) -> str:
         (f"{_name(column, width * 5 // 8 - 8)}", f"{_name(value, width * 3 // 8)}")
         for column, value in list(zip(media.columns, media.values, strict=True))[:rows]
     ]
-    if len(media.columns) > rows:
-        lines.append((f"+ {len(media.columns) - rows} more", "…"))
+    hidden = max(0, len(media.columns) - rows) + media.more
+    if hidden:
+        lines.append((f"+ {hidden} more", "…"))
     body = "".join(
         f'<tr style="{_ROW}"><td style="{_CELL};padding:0 8px 0 0;{_QUIET}">{column}</td>'
         f'<td style="{_CELL};padding:0;text-align:right">{value}</td></tr>'

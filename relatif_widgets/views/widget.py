@@ -113,6 +113,11 @@ class ExplanationWidget(anywidget.AnyWidget):
         damping: float | None = None,
         sign: str = "positive",
     ) -> None:
+        if not hasattr(explainer, "queries"):
+            raise ChoiceError(
+                f"explainer is {type(explainer).__name__}; expected a fitted Explainer: "
+                "ExplanationWidget(Explainer(model, train_set).fit(), test_set)."
+            )
         self._queries: Queries = explainer.queries(test_set)
         self._explanation: Explanation | None = None
         self._request: _Request | None = None  # what is being prepared

@@ -341,3 +341,32 @@ def test_screenshots_of_the_gallery(open_notebook: Open, tmp_path: Path) -> None
 def _luminance(colour: str) -> float:
     red, green, blue = (float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3])
     return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
+
+
+def test_two_galleries_in_one_notebook_keep_to_themselves(
+    open_notebook: Open, jupyter: JupyterServer
+) -> None:
+    cells = [*SMALL, "other = ExplanationWidget(explainer, test_set, query=1, method='influence')\nother"]
+    page = open_notebook(jupyter.write_notebook("two.ipynb", cells))
+    page.run_all()
+    roots = page.locator(".rw-root")
+    roots.nth(1).locator(".rw-card").first.wait_for()
+    checked = [root.locator("[name^=rw-method] >> nth=0").get_attribute("name") for root in roots.all()]
+    assert len(set(checked)) == 2
+    roots.nth(0).get_by_role("radio", name="k-NN").click()
+    page.expect_in_kernel("[widget.method, other.method]", ["nearest", "influence"])
+    assert roots.nth(1).locator("input[value=influence]").is_checked()
+
+
+def test_a_bar_keeps_the_focus_while_its_panel_is_prepared(open_notebook: Open, small: str) -> None:
+    page = open_notebook(small)
+    page.run_all()
+    gallery = Gallery(page)
+    gallery.expect_query(0)
+    closed = gallery.root.locator(".rw-label[aria-pressed=false]").first
+    name = closed.locator(".rw-name").inner_text()
+    closed.focus()
+    page.page.keyboard.press("Enter")
+    page.expect_in_kernel(f"[{name!r} in widget.labels, widget.status]", [True, "ready"])
+    gallery.expect_python_agrees()
+    assert gallery.bar(name).evaluate("(bar) => bar === document.activeElement")

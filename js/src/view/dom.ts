@@ -59,6 +59,8 @@ export function arrange(parent: Element, nodes: readonly Element[]): void {
   });
 }
 
+// Each widget on a page runs a copy of this module: a count alone would name their radios alike.
+const copy = Math.random().toString(36).slice(2, 10);
 let made = 0;
 /** An id that no other view on the page has. */
-export const uniqueId = (stem: string): string => `rw-${stem}-${++made}`;
+export const uniqueId = (stem: string): string => `rw-${stem}-${copy}-${++made}`;

@@ -81,7 +81,7 @@ export function drawMedia(media: Media, sheet: Sheet, alt: string, rows = 6): HT
           el("div", {}, el("dt", { text: column }), el("dd", { text: value, title: value })),
         );
       });
-      const hidden = media.columns.length - rows;
+      const hidden = Math.max(0, media.columns.length - rows) + media.more;
       if (hidden > 0) {
         const all = media.columns.map((column, at) => `${column}: ${media.values[at]}`).join("\n");
         table.append(

@@ -99,9 +99,14 @@ export function createQuery(
   return {
     node,
     setDocument(next, sheet) {
-      if (next.query.name !== doc?.query.name) all = false;
+      const before = doc?.query;
+      const same = next.query.name === before?.name && next.query.index === before.index;
       doc = next;
-      buttons = new Map();
+      if (!same) {
+        // The same query keeps its bars, and so the focus that asked for another panel.
+        all = false;
+        buttons = new Map();
+      }
       const { query } = next;
       const says = className(next, query.predicted) ?? query.output;
       picture.replaceChildren(drawMedia(query.media, sheet, query.name, 12));
