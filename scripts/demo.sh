@@ -9,8 +9,14 @@ settings="$(python -c 'import sys; print(sys.prefix)')/share/jupyter/lab/setting
 mkdir -p "$settings"
 echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' >"$settings/overrides.json"
 
+# A copy to play in: the tests run the notebook that git tracks. What was changed in the copy stays.
+play="$PWD/build/demo"
+mkdir -p "$play"
+[ -f "$play/01-first-explanation.ipynb" ] || cp notebooks/01-first-explanation.ipynb "$play/"
+export PYTHONPATH="$PWD/notebooks${PYTHONPATH:+:$PYTHONPATH}"
+
 options=(
-    --ServerApp.root_dir="$PWD/notebooks"
+    --ServerApp.root_dir="$play"
     --LabApp.default_url=/lab/tree/01-first-explanation.ipynb
     # A demo asks nothing of the network.
     --LabApp.news_url=None
