@@ -101,7 +101,7 @@ def explain(
             parameters=task.objective.size,
             train_size=task.source.length,
             mean_eigenvalue=fitted.index.basis.mean_eigenvalue,
-            model_fingerprint=task.objective.fingerprint(),
+            model_fingerprint=task.objective.fingerprint,
             data_fingerprint=fitted.data_fingerprint,
             prepare_seconds=round(time.perf_counter() - started, 4),
         ),

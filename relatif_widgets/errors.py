@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 
 class RelatifError(Exception):
@@ -48,6 +49,17 @@ def unknown_name(option: str, seen: object, known: Iterable[str]) -> ChoiceError
         nearest = next(name for name in names if name.lower() == near[0])
         message += f" Did you mean {_brief(nearest)}?"
     return ChoiceError(message)
+
+
+def one_of(option: str, value: Any, known: Collection[Any]) -> Any:
+    """The value, where it is one of the known names.
+
+    Raises:
+        ChoiceError: It is none of them (with the nearest).
+    """
+    if value not in known:
+        raise unknown_name(option, value, known)
+    return value
 
 
 def _brief(name: object) -> str:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from . import documents, fitting, media, scores
 from .curvature import Curvature, as_curvature
 from .data import Collate, as_inputs, as_source, map_tensors
-from .errors import ChoiceError, DataError, ModelError, RelatifError, unknown_name
+from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
 from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign
 from .gradients import GradientBatch
 from .index import Index, RelativeMethod
@@ -198,8 +198,8 @@ class Explainer:
         Returns:
             Indices and scores, best first; equal scores by ascending index.
         """
-        _known("sign", sign, SIGNS)
-        _known("method", method, METHODS)
+        one_of("sign", sign, SIGNS)
+        one_of("method", method, METHODS)
         if method == "nearest" and sign != "positive":
             raise ChoiceError(
                 f'method="nearest" has no sign {sign!r}: distances do not help or harm. Use "positive".'
@@ -358,7 +358,7 @@ class Explainer:
     ) -> Iterator[Iterator[tuple[slice, Tensor]]]:
         """For each block of queries, the scores of one part of the training set after the other."""
         fitted, task = self._ready(), self._task
-        _known("method", method, METHODS)
+        one_of("method", method, METHODS)
         chosen = self._damping(damping)
         source = as_inputs(queries, "queries", self._collate)
         targets = None if labels is None else task.query_targets(labels, source.length)
@@ -385,11 +385,6 @@ class Explainer:
     ) -> Iterator[tuple[slice, Tensor]]:
         for part, influence in index.influence(rows, [damping]):
             yield part, index.relative(method, influence[:, 0], damping, part)
-
-
-def _known(option: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise unknown_name(option, value, known)
 
 
 def _count(option: str, value: Any) -> int:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from .errors import ChoiceError, DocumentError, unknown_name
+from .errors import ChoiceError, DocumentError, one_of, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -281,7 +281,7 @@ class Explanation:
     def __post_init__(self) -> None:
         if list(self.dampings) != sorted(set(self.dampings)):
             raise ValueError("dampings must ascend")
-        if self._stop_at(self.settings.damping) is None:
+        if self.stop_at(self.settings.damping) is None:
             raise ValueError(f"settings.damping {self.settings.damping:g} is none of the stops")
         if len(self.query.probabilities) not in (0, len(self.class_names)):
             raise ValueError(
@@ -348,8 +348,8 @@ class Explanation:
         k: int | None = None,
     ) -> list[tuple[TrainingExample, float]]:
         """`top` for one of the document's panels, as two regression targets may share a name."""
-        method = self.settings.method if method is None else _choice("method", method, METHODS)
-        sign = self.settings.sign if sign is None else _choice("sign", sign, SIGNS)
+        method = self.settings.method if method is None else one_of("method", method, METHODS)
+        sign = self.settings.sign if sign is None else one_of("sign", sign, SIGNS)
         k = self.settings.k if k is None else _at_least_one(k)
         stop = self._stop(self.settings.damping if damping is None else damping)
         signs: tuple[TableSign, ...] = ("positive", "negative") if sign == "both" else (sign,)
@@ -440,8 +440,8 @@ class Explanation:
         """
         now = self.settings
         settings = Settings(
-            method=now.method if method is None else _choice("method", method, METHODS),
-            sign=now.sign if sign is None else _choice("sign", sign, SIGNS),
+            method=now.method if method is None else one_of("method", method, METHODS),
+            sign=now.sign if sign is None else one_of("sign", sign, SIGNS),
             k=now.k if k is None else _at_least_one(k),
             damping=now.damping if damping is None else self.dampings[self._stop(damping)],
         )
@@ -565,8 +565,8 @@ class Explanation:
             An object that a notebook displays.
 
         Raises:
-            ChoiceError: As in `top`.
-            DataError: The training examples are not pictures.
+            ChoiceError: As in `top`, or the width is below 1.
+            DataError: The training examples are not pictures, or there is none to show.
         """
         shown: HTML = _VIEWS["gallery"](self, method=method, damping=damping, sign=sign, k=k, width=width)
         return shown
@@ -579,13 +579,18 @@ class Explanation:
         return text
 
     def panel(self, label: str | int) -> Panel:
+        """The panel of a label, by name or by class index.
+
+        Raises:
+            ChoiceError: The label has no panel.
+        """
         for panel in self.panels:
             if label == panel.name or (label == panel.label and not isinstance(label, bool)):
                 return panel
         raise unknown_name("label", label, self.labels)
 
     def _stop(self, damping: float) -> int:
-        stop = self._stop_at(damping)
+        stop = self.stop_at(damping)
         if stop is not None:
             return stop
         raise ChoiceError(
@@ -594,7 +599,8 @@ class Explanation:
             "Ask the explainer for another: explainer.explain(..., damping=...)."
         )
 
-    def _stop_at(self, damping: float) -> int | None:
+    def stop_at(self, damping: float) -> int | None:
+        """Position of the damping stop that equals `damping` to 1e-9, or None."""
         stops = enumerate(self.dampings)
         return next((stop for stop, value in stops if abs(value - damping) <= 1e-9 * value), None)
 
@@ -649,12 +655,6 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
 @cache
 def _adapter() -> TypeAdapter[Explanation]:
     return TypeAdapter(Explanation)
-
-
-def _choice(option: str, value: Any, known: tuple[Any, ...]) -> Any:
-    if value not in known:
-        raise unknown_name(option, value, [str(name) for name in known])
-    return value
 
 
 def _at_least_one(k: int) -> int:

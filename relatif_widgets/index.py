@@ -49,11 +49,6 @@ class Index:
         stops = torch.tensor(dampings, dtype=torch.float64, device=self.rows.device)
         return self.basis.weights(stops, self.rows.shape[1])
 
-    def preconditioned_norm(self, dampings: Sequence[float]) -> Float[Tensor, "stop train"]:
-        """Denominators of Definition 3.2, float64."""
-        self.prepare(dampings)
-        return torch.stack([self._norms[self._key(damping)][0] for damping in dampings])
-
     def self_influence(self, dampings: Sequence[float]) -> Float[Tensor, "stop train"]:
         """I_i,i, the squared denominators of Definition 3.4, float64."""
         self.prepare(dampings)

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -367,6 +368,7 @@ class Objective:
             )
         return raw
 
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the chosen parameters' names, shapes and values."""
         digest = hashlib.sha256()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import media
 from .data import Source, map_tensors
-from .errors import ChoiceError, unknown_name
+from .errors import ChoiceError, one_of
 from .explanation import Explanation, Sprite
 from .fitting import BATCH
 from .rankings import Progress
@@ -90,8 +90,7 @@ class QuerySet:
 
     def rows(self, which: Filter) -> list[int]:
         """Rows of the test set that a filter keeps: in order, but close calls closest first."""
-        if which not in FILTERS:
-            raise unknown_name("filter", which, FILTERS)
+        one_of("filter", which, FILTERS)
         if which == "all":
             return list(range(len(self)))
         if which == "misclassified":

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .curvature import Curvature
 from .data import Source, fit_inputs, map_tensors
-from .errors import ChoiceError, DataError, ModelError, RelatifError, unknown_name
+from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
 from .gradients import GradientBatch
 from .objective import Objective
 
@@ -91,9 +91,7 @@ class Task:
         """
         names = self.class_names
         if isinstance(label, str):
-            if label not in names:
-                raise unknown_name("label", label, names)
-            return names.index(label)
+            return names.index(one_of("label", label, names))
         if isinstance(label, bool) or int(label) != label or not 0 <= label < len(names):
             raise ChoiceError(
                 f"label={label} is outside the model's {len(names)} classes; expected 0 to {len(names) - 1}."
@@ -137,8 +135,6 @@ class Task:
             DataError: `inputs` [batch, ...] is not like the training inputs.
         """
         if not (isinstance(inputs, Tensor) and isinstance(self.example, list)):
-            return
-        if list(inputs.shape[1:]) == self.example:
             return
         if inputs.dim() == len(self.example) + 1:
             return  # another size, which the model may take; k-NN will say what it cannot

@@ -46,19 +46,7 @@ def figure(
     sign: Sign | None = None,
     width: float = 7.0,
 ) -> Figure:
-    """The query at the left, then one row of training examples for each label and method.
-
-    Args:
-        explanation: What to draw.
-        methods: One row each, in this order.
-        labels: The panels to draw, by name or class index; all where not given.
-        k: Training examples in a row.
-        damping, sign: As in `Explanation.top`.
-        width: In inches; the height follows.
-
-    Raises:
-        ChoiceError: As in `Explanation.top`, or no methods or labels are given.
-    """
+    """The query at the left, then one row of training examples for each label and method: `Explanation.figure`."""
     panels = explanation.panels if labels is None else [explanation.panel(label) for label in labels]
     if not methods or not panels:
         raise ChoiceError("A figure needs at least one method and one label.")

@@ -34,17 +34,7 @@ def gallery(
     k: int | None = None,
     width: int = 150,
 ) -> HTML:
-    """One tab for each panel; above each picture its rank, label, index and score.
-
-    Args:
-        explanation: Whose training examples are pictures.
-        method, damping, sign, k: As in `Explanation.top`.
-        width: Of a picture, in pixels.
-
-    Raises:
-        ChoiceError: As in `Explanation.top`, or the width is below 1.
-        DataError: The training examples are not pictures, or there is none to show.
-    """
+    """One tab for each panel; above each picture its rank, label, index and score: `Explanation.gallery`."""
     if width < 1:
         raise ChoiceError(f"width={width} shows no picture; give the pixels of one, such as 150.")
     method = explanation.settings.method if method is None else method

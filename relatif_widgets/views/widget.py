@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import anywidget
 import traitlets
 
-from ..errors import ChoiceError, RelatifError, unknown_name
+from ..errors import ChoiceError, RelatifError, one_of
 from ..explanation import METHODS, SIGNS, TOP, Explanation
 
 STATIC = Path(__file__).parent.parent / "static"
@@ -153,7 +153,9 @@ class ExplanationWidget(anywidget.AnyWidget):
         self.wait()
         assert self._explanation is not None
         shown = self._explanation.with_panels(self.labels)
-        return shown.with_settings(method=self.method, k=self.k, damping=self._stop(), sign=self.sign)
+        # Under the identity the one stop stands for every damping.
+        damping = shown.dampings[shown.stop_at(self.damping) or 0]
+        return shown.with_settings(method=self.method, k=self.k, damping=damping, sign=self.sign)
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until what the traits ask for is prepared.
@@ -191,21 +193,17 @@ class ExplanationWidget(anywidget.AnyWidget):
     def _valid_labels(self, proposal: dict[str, Any]) -> list[str]:
         names = self._queries.class_names
         for label in proposal["value"]:
-            if names and label not in names:
-                raise unknown_name("label", label, names)
+            if names:
+                one_of("label", label, names)
         return list(dict.fromkeys(proposal["value"]))
 
     @traitlets.validate("method")
     def _valid_method(self, proposal: dict[str, Any]) -> str:
-        if proposal["value"] not in METHODS:
-            raise unknown_name("method", proposal["value"], METHODS)
-        return str(proposal["value"])
+        return str(one_of("method", proposal["value"], METHODS))
 
     @traitlets.validate("sign")
     def _valid_sign(self, proposal: dict[str, Any]) -> str:
-        if proposal["value"] not in SIGNS:
-            raise unknown_name("sign", proposal["value"], SIGNS)
-        return str(proposal["value"])
+        return str(one_of("sign", proposal["value"], SIGNS))
 
     @traitlets.validate("k")
     def _valid_k(self, proposal: dict[str, Any]) -> int:
@@ -249,7 +247,7 @@ class ExplanationWidget(anywidget.AnyWidget):
             found is not None
             and found.query.index == self.query
             and set(self.labels) <= set(found.labels)
-            and (len(found.dampings) == 1 or any(_close(self.damping, stop) for stop in found.dampings))
+            and (len(found.dampings) == 1 or found.stop_at(self.damping) is not None)
         )
 
     def _ensure(self) -> None:
@@ -349,12 +347,6 @@ class ExplanationWidget(anywidget.AnyWidget):
             return
         self.send({"kind": "strip", "id": identity, **asdict(page)})
 
-    def _stop(self) -> float:
-        assert self._explanation is not None
-        return next(
-            (s for s in self._explanation.dampings if _close(s, self.damping)), self._explanation.dampings[0]
-        )
-
 
 _Request = tuple[int, tuple[str, ...], float]  # query, labels, damping
 
@@ -365,7 +357,3 @@ class _Superseded(Exception):
 
 def _background(target: Callable[..., None], *args: Any) -> threading.Thread:
     return threading.Thread(target=target, args=args, name="relatif-prepare", daemon=True)
-
-
-def _close(first: float, second: float) -> bool:
-    return abs(first - second) <= 1e-9 * abs(second)
