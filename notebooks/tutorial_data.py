@@ -37,6 +37,15 @@ def mnist(*, full: bool = False) -> tuple[Pair, Pair]:
     return (images[~test], targets[~test]), (images[test], targets[test])
 
 
+def cifar10() -> tuple[Pair, Pair]:
+    """CIFAR-10 as ((train images, labels), (test images, labels)).
+
+    Images are uint8 [n, 32, 32, 3], labels int64 [n]; from the same places as
+    the full MNIST.
+    """
+    return _parquet("cifar10", "train"), _parquet("cifar10", "test")
+
+
 def _parquet(name: str, split: str) -> Pair:
     from PIL import Image
 
@@ -53,8 +62,9 @@ def _parquet(name: str, split: str) -> Pair:
     else:
         import datasets
 
-        loaded = datasets.load_dataset(f"ylecun/{name}", split=split)
-        images = [np.asarray(image) for image in loaded["image"]]
+        owner, column = {"mnist": ("ylecun", "image"), "cifar10": ("uoft-cs", "img")}[name]
+        loaded = datasets.load_dataset(f"{owner}/{name}", split=split)
+        images = [np.asarray(image) for image in loaded[column]]
         labels = np.asarray(loaded["label"])
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.asarray(labels, dtype=np.int64))
 

@@ -18,8 +18,8 @@ from .data import map_tensors
 from .errors import ChoiceError
 from .explanation import Explanation, Panel, Provenance, Query, Settings, TrainingExample
 from .fitting import Fitted
-from .gradients import GradientBatch
-from .rankings import Progress, rounded
+from .rankings import rounded
+from .scoring import Progress, Scorer
 from .task import Label, Task, as_labels
 
 
@@ -51,7 +51,7 @@ class Asked:
 
 
 def explain(
-    task: Task,
+    scorer: Scorer,
     fitted: Fitted,
     asked: Asked,
     curvature: str,
@@ -60,15 +60,15 @@ def explain(
 ) -> Explanation:
     """Answer a question for every slider position."""
     started = time.perf_counter()
+    task = scorer.task
     with task.evaluating():
         inputs = task.inputs(asked.inputs, "query")
         outputs = task.forward(inputs)
         targets, names, classes = explained(task, outputs, asked.labels, asked.truth)
         repeated = map_tensors(lambda x: x.expand(len(targets), *x.shape[1:]), inputs)
-        gradients = GradientBatch(task.objective, repeated, targets).gradients
-    rows = fitted.index.basis.rotate(gradients)
-    tables = rankings.criteria(fitted.index, rows, asked.dampings, asked.top, progress)
-    nearest = rankings.nearest(fitted.neighbors, inputs, asked.top)
+        gradients = task.query(repeated, targets).gradients
+        nearest = rankings.nearest(fitted.neighbors, inputs, asked.top)
+    tables = rankings.criteria(scorer, gradients, asked.dampings, asked.top, progress)
     mentioned = sorted(
         {i for panel in (*tables, [nearest]) for table in panel for row in table.examples for i in row}
     )
@@ -96,7 +96,7 @@ def explain(
             package_version=__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             curvature=curvature,
-            curvature_detail=fitted.index.basis.detail,
+            curvature_detail=fitted.index.basis.summary,
             loss=task.objective.loss.name,
             parameters=task.objective.size,
             train_size=task.source.length,

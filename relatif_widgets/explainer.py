@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,20 +14,21 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import documents, fitting, media, scores
-from .curvature import Curvature, as_curvature
-from .data import Collate, as_inputs, as_source, map_tensors
+from .curvature import Curvature, FisherLabels, as_curvature
+from .data import Collate, as_inputs, as_source, batch_length, map_tensors
 from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
 from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign
-from .gradients import GradientBatch
-from .index import Index, RelativeMethod
 from .neighbors import no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
 from .queries import QuerySet
-from .rankings import Progress
-from .task import Label, attach
+from .scoring import Progress, Scorer
+from .task import BATCH, Label, attach
 
 DAMPINGS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The default damping stops."""
+
+SPACES = ("inputs", "features")
+"""Where k-NN measures distance."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,13 @@ class Explainer:
         loss: LossLike = "cross_entropy",
         parameters: ParameterChoice = None,
         curvature: str | Curvature = "auto",
+        fisher_labels: FisherLabels | None = None,
         damping: float = 1e-3,
         dampings: Iterable[float] = DAMPINGS,
         batch_size: int | None = None,
         collate_fn: Collate | None = None,
         device: torch.device | str | None = None,
+        space: Literal["inputs", "features"] = "inputs",
         memory_limit: int | str | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,
         render: media.Render | None = None,
@@ -107,17 +110,20 @@ class Explainer:
             raise ChoiceError(f"dampings={dampings!r}; expected several, such as [0.001, 0.01, 0.1].")
         self.dampings = tuple(sorted({*map(as_damping, dampings), self.damping}))
         batch_size = None if batch_size is None else _count("batch_size", batch_size)
+        one_of("space", space, SPACES)
         limit = fitting.as_bytes(memory_limit)
+        self._memory = fitting.available_memory() if limit is None else limit
         objective = make_objective(model, loss, parameters, device)
-        self._curvature = as_curvature(curvature, objective.size)
+        source = as_source(train_set, "train_set", collate_fn)
+        self._curvature = as_curvature(
+            curvature, objective.size, source.length, self._memory, objective.dtype.itemsize, fisher_labels
+        )
         self._collate = collate_fn
         self._render = render
-        self._task = attach(
-            objective, as_source(train_set, "train_set", collate_fn), class_names, self._curvature
-        )
-        self._chunk = fitting.chunk_size(self._task, self._curvature, batch_size, limit)
-        if limit is not None:
-            fitting.check_memory(self._task, self._curvature, self._chunk, limit)
+        self._task = attach(objective, source, class_names, self._curvature)
+        self._features = self._task.features() if space == "features" else None
+        self._chunk = fitting.chunk_size(self._task, self._curvature, batch_size, self._memory)
+        fitting.check_memory(self._task, self._curvature, self._chunk, self._memory)
         self._fitted: fitting.Fitted | None = None
 
     def fit(self, *, progress: bool = True) -> Explainer:
@@ -133,13 +139,24 @@ class Explainer:
             DataError: Labels outside the model's outputs, NaN or infinite inputs (with the index).
             ModelError: Outputs or gradients that are not finite (with the index).
         """
-        with tqdm(total=self.train_size, unit=" examples", disable=not progress) as bar:
+        with tqdm(
+            total=self.train_size * self._curvature.passes, unit=" examples", disable=not progress
+        ) as bar:
 
             def report(stage: str, done: int) -> None:
                 bar.set_description(stage, refresh=not done)
                 bar.update(done)
 
-            self._fitted = fitting.fit(self._task, self._curvature, self.dampings, self._chunk, report)
+            self._fitted = fitting.fit(
+                self._task,
+                self._curvature,
+                self.dampings,
+                self.damping,
+                self._chunk,
+                self._memory,
+                self._features,
+                report,
+            )
             bar.set_description("fitted")
         return self
 
@@ -172,8 +189,8 @@ class Explainer:
                 inputs that the model does not take.
         """
         parts = [
-            torch.cat([score for _, score in block], dim=1)
-            for block in self._score_blocks(queries, labels, method, damping)
+            torch.cat([score for _, score in self._parts(block, method, self._damping(damping))], dim=1)
+            for block in self._query_blocks(queries, labels, method)
         ]
         return torch.cat(parts)
 
@@ -208,26 +225,20 @@ class Explainer:
         if k > self.train_size:
             raise ChoiceError(f"k={k}; expected 1 to {self.train_size}, the number of training examples.")
         indices, values = [], []
-        for block in self._score_blocks(queries, labels, method, damping):
-            best: tuple[Tensor, Tensor] | None = None
-            for part, score in block:
-                found, value = scores.top_k(score, min(k, score.shape[1]), sign)
-                found = found + part.start
-                if best is not None:
-                    # Earlier parts come first, so equal scores stay in index order.
-                    found, value = torch.cat([best[0], found], 1), torch.cat([best[1], value], 1)
-                    order, value = scores.top_k(value, min(k, value.shape[1]), sign)
-                    found = found.gather(1, order)
-                best = found, value
-            assert best is not None
-            indices.append(best[0])
-            values.append(best[1])
-        found, value = torch.cat(indices), torch.cat(values)
-        return TopK(found, value, torch.ones(len(found), dtype=torch.bool, device=found.device))
+        certified = []
+        for block in self._query_blocks(queries, labels, method):
+            found, value, sure = self._best(block, k, method, self._damping(damping), sign)
+            indices.append(found)
+            values.append(value)
+            certified.append(sure)
+        return TopK(torch.cat(indices), torch.cat(values), torch.cat(certified))
 
     def self_influence(self, damping: float | None = None) -> Float[Tensor, "train"]:
         """I_i,i = g_iᵀ (H+λI)⁻¹ g_i of every training example, float64: large for outliers and mislabels."""
-        return self._ready().index.self_influence([self._damping(damping)])[0].clone()
+        chosen = [self._damping(damping)]
+        scorer = self._scorer()
+        scorer.prepare(chosen, _silent)
+        return scorer.index.self_influence(chosen)[0].clone()
 
     def explain(
         self,
@@ -267,8 +278,8 @@ class Explainer:
         if not basis.is_definite(chosen):
             raise ModelError(f"The {basis.detail} is indefinite at damping {chosen:g}. {basis.remedy}")
         stops = [stop for stop in (*self.dampings, chosen) if basis.is_definite(stop)]
-        if not basis.damped:
-            stops = [chosen]
+        if not basis.damped or basis.solver is not None:
+            stops = [chosen]  # damping changes nothing, or each one is a new recursion
         truth = None if target is None else self._truth(target)
         asked = documents.Asked(
             inputs=inputs,
@@ -282,7 +293,7 @@ class Explainer:
             top=min(top, self.train_size),
         )
         return documents.explain(
-            self._task, fitted, asked, self._curvature.name, self._render, progress or _silent
+            self._scorer(), fitted, asked, self._curvature.name, self._render, progress or _silent
         )
 
     def queries(self, test_set: Any) -> QuerySet:
@@ -314,6 +325,7 @@ class Explainer:
         """What was fitted, in words: parameters, curvature, spectrum, memory and time."""
         fitted = self._ready()
         basis, rows = fitted.index.basis, fitted.index.rows
+        plan, objective = self._task.plan, self._task.objective
         spectrum = []
         if basis.eigenvalues is not None:
             above = int((basis.eigenvalues > self.damping).sum())
@@ -321,14 +333,28 @@ class Explainer:
                 f"eigenvalues: largest {float(basis.eigenvalues.max()):.4g}, mean {basis.mean_eigenvalue:.4g}; "
                 f"{above:,} above the damping of {self.damping:g}"
             )
+        ways = []
+        if plan.layers:
+            names = ", ".join(layer.name or "the model itself" for layer in plan.layers)
+            ways.append(f"hooks for {names}")
+        rest = ", ".join(plan.rest(objective))
+        if rest:
+            ways.append(f"{'torch.func' if plan.way == 'vmap' else 'one example at a time'} for {rest}")
+        stored = (
+            "no rows, they exceed the memory: each question takes a pass over the training set"
+            if rows is None
+            else f"{rows.nbytes / 1e6:,.1f} MB of rotated gradients"
+        )
         return "\n".join(
             [
                 f"{self.train_size:,} training examples; {self.parameter_count:,} parameters in "
-                f"{', '.join(self._task.objective.parameters)}",
-                f"curvature: {basis.detail}",
+                f"{', '.join(objective.parameters)}",
+                f"gradients: {'; '.join(ways)}",
+                f"curvature: {basis.summary}",
+                *(f"  {note}" for note in basis.notes),
                 *spectrum,
-                f"loss: {self._task.objective.loss.name}, mean {float(fitted.losses.mean()):.4g} on the training set",
-                f"index: {rows.numel() * rows.element_size() / 1e6:,.1f} MB of rotated gradients",
+                f"loss: {objective.loss.name}, mean {float(fitted.losses.mean()):.4g} on the training set",
+                f"index: {stored}",
                 f"fitted in {fitted.seconds:.1f} s",
             ]
         )
@@ -353,38 +379,70 @@ class Explainer:
     def _damping(self, damping: float | None) -> float:
         return self.damping if damping is None else as_damping(damping)
 
-    def _score_blocks(
-        self, queries: Any, labels: Any, method: Method, damping: float | None
-    ) -> Iterator[Iterator[tuple[slice, Tensor]]]:
-        """For each block of queries, the scores of one part of the training set after the other."""
+    def _scorer(self) -> Scorer:
+        return Scorer(self._task, self._ready().index, self._chunk)
+
+    def _query_blocks(self, queries: Any, labels: Any, method: Method) -> Iterator[Tensor]:
+        """Block by block the queries' gradients, or for "nearest" their distances."""
         fitted, task = self._ready(), self._task
         one_of("method", method, METHODS)
-        chosen = self._damping(damping)
         source = as_inputs(queries, "queries", self._collate)
         targets = None if labels is None else task.query_targets(labels, source.length)
-        for first, raw, _ in source.batches(fitting.BATCH):
+        size = BATCH if method == "nearest" else min(BATCH, self._chunk)
+        for first, raw, _ in source.batches(size):
             task.check_query(raw, single=False)
             inputs = task.inputs(raw, "queries", first)
-            if method == "nearest":
-                if fitted.neighbors is None:
-                    raise no_input_space(inputs)
-                yield iter([(slice(0, self.train_size), fitted.neighbors.score(inputs))])
-                continue
             with task.evaluating():
-                outputs = task.forward(inputs)
+                if method == "nearest":
+                    if fitted.neighbors is None:
+                        raise no_input_space(inputs)
+                    yield fitted.neighbors.score(inputs)
+                    continue
                 wanted = (
-                    task.objective.loss.predicted(outputs)
+                    task.objective.loss.predicted(task.forward(inputs))
                     if targets is None
-                    else targets[first:][: len(outputs)]
+                    else targets[first:][: batch_length(inputs)]
                 )
-                gradients = GradientBatch(task.objective, inputs, wanted, first).gradients
-            yield self._parts(fitted.index, fitted.index.basis.rotate(gradients), method, chosen)
+                gradients = task.query(inputs, wanted, first).gradients
+            yield gradients
 
-    def _parts(
-        self, index: Index, rows: Tensor, method: RelativeMethod, damping: float
-    ) -> Iterator[tuple[slice, Tensor]]:
-        for part, influence in index.influence(rows, [damping]):
-            yield part, index.relative(method, influence[:, 0], damping, part)
+    def _parts(self, block: Tensor, method: Method, damping: float) -> Iterator[tuple[slice, Tensor]]:
+        """Scores of one part of the training set after the other."""
+        if method == "nearest":
+            yield slice(0, self.train_size), block
+            return
+        scorer = self._scorer()
+        if method != "influence":
+            scorer.prepare([damping], _silent)
+        for part, influence in scorer.influence(block, [damping], _silent):
+            yield part, scorer.index.relative(method, influence[:, 0], damping, part)
+
+    def _best(
+        self, block: Tensor, k: int, method: Method, damping: float, sign: Sign
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices, scores and certificates of the k best for each query of a block."""
+        scorer = self._scorer()
+        listed = None
+        if method != "nearest":
+            scorer.prepare([damping], _silent)
+            listed = scorer.shortlist(block, [damping], [method], 4 * k, _silent)
+        if listed is not None and method != "nearest":
+            score = scorer.index.relative(method, listed.influence[:, 0], damping, listed.rows)
+            found, value = scores.top_k(score, k, sign)
+            sure = scorer.certified(listed, value[:, -1], block, method, damping, sign)
+            return listed.rows[found], value, sure
+        best: tuple[Tensor, Tensor] | None = None
+        for part, score in self._parts(block, method, damping):
+            found, value = scores.top_k(score, min(k, score.shape[1]), sign)
+            found = found + part.start
+            if best is not None:
+                # Earlier parts come first, so equal scores stay in index order.
+                found, value = torch.cat([best[0], found], 1), torch.cat([best[1], value], 1)
+                order, value = scores.top_k(value, min(k, value.shape[1]), sign)
+                found = found.gather(1, order)
+            best = found, value
+        assert best is not None
+        return *best, torch.ones(len(block), dtype=torch.bool, device=block.device)
 
 
 def _count(option: str, value: Any) -> int:

@@ -1,25 +1,30 @@
-"""The one pass over the training set that everything later looks up."""
+"""The passes over the training set that everything later looks up."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .curvature import Curvature
+from .curvature import Curvature, Rotation, Setting
 from .data import Fingerprint
-from .errors import ChoiceError, ModelError
+from .errors import ChoiceError, DataError, ModelError
+from .gradients import GradientBatch
 from .index import Index
-from .neighbors import Neighbors, flatten_inputs
-from .task import Task
+from .neighbors import Features, Neighbors, flatten_inputs
+from .rows import Rows
+from .scoring import Scorer
+from .task import BATCH, Task
 
-BATCH = 256
 _CHUNK_BYTES = 256 << 20
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -30,7 +35,7 @@ class Fitted:
 
     Attributes:
         index: Rotated gradients and normalizers.
-        neighbors: The training inputs, or None where they share no input space.
+        neighbors: Where the training examples lie for k-NN, or None where they share no space.
         targets: Training targets.
         losses: ℓ(z_i, θ*), [train].
         predicted: The model's class for every training example, or None in a regression.
@@ -49,100 +54,166 @@ class Fitted:
     seconds: float
 
 
+class Collected:
+    """What the last pass over the training set gathers, besides the rows."""
+
+    def __init__(self, task: Task, features: Features | None) -> None:
+        self._task, self._features = task, features
+        self._targets: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._predicted: list[Tensor] = []
+        self._probability: list[Tensor] = []
+        self._places: list[Tensor] = []
+
+    def add(self, batch: GradientBatch) -> None:
+        loss = self._task.objective.loss
+        self._losses.append(batch.losses)
+        self._targets.append(batch.targets)
+        probabilities = loss.probabilities(batch.outputs)
+        if probabilities is not None:
+            classes = self._task.classes(batch.targets)[:, None]
+            self._predicted.append(probabilities.argmax(1))
+            self._probability.append(probabilities.gather(1, classes)[:, 0])
+        if self._features is not None:
+            self._places.append(self._features.of(batch.inputs))
+        elif isinstance(batch.inputs, Tensor):
+            self._places.append(flatten_inputs(batch.inputs))
+
+    def fitted(self, index: Index, fingerprint: str, seconds: float) -> Fitted:
+        places = self._places
+        in_one_space = places and len({place.shape[1] for place in places}) == 1
+        return Fitted(
+            index=index,
+            neighbors=Neighbors(torch.cat(places), self._features) if in_one_space else None,
+            targets=torch.cat(self._targets),
+            losses=torch.cat(self._losses),
+            predicted=torch.cat(self._predicted) if self._predicted else None,
+            probability=torch.cat(self._probability) if self._probability else None,
+            data_fingerprint=fingerprint,
+            seconds=seconds,
+        )
+
+
 def fit(
     task: Task,
     curvature: Curvature,
     dampings: Sequence[float],
+    damping: float,
     chunk: int,
+    memory: int,
+    features: Features | None,
     report: Callable[[str, int], None],
 ) -> Fitted:
-    """Accumulate the curvature, keep every gradient, rotate them into the eigenbasis.
+    """Pass over the training set as often as the curvature asks; keep every gradient in its eigenbasis.
 
     Args:
         task: Model and training set.
         curvature: Fresh or used before; it begins anew.
         dampings: Stops to compute the normalizers for.
+        damping: The default λ.
         chunk: Examples a batch.
+        memory: Bytes that rows and curvature may take. Rows that do not fit are not kept.
+        features: The space for k-NN, or None for the inputs themselves.
         report: Called with the stage in words and the examples just done.
+
+    Raises:
+        DataError: The data differ between two passes.
+        ModelError: Every gradient is zero.
     """
     started = time.perf_counter()
     objective, count = task.objective, task.source.length
-    rows = torch.empty(count, objective.size, dtype=objective.dtype, device=objective.device)
-    losses = torch.empty(count, dtype=objective.dtype, device=objective.device)
-    fingerprint = Fingerprint()
-    targets: list[Tensor] = []
-    predicted: list[Tensor] = []
-    probability: list[Tensor] = []
-    flat: list[Tensor] = []
-    curvature.begin(objective)
+    curvature.begin(
+        Setting(objective, task.plan, count, damping, memory, lambda rows: next(task.some(rows, len(rows))))
+    )
+    collected = Collected(task, features)
+    fingerprint = ""
+    rows: Rows | None = None
+    rotation: Rotation | None = None
+    stored = moved = False
     with task.evaluating():
-        for batch in task.batches(task.source, chunk):
-            part = slice(batch.first, batch.first + len(batch.targets))
-            fingerprint.add(batch.inputs, batch.targets)
-            curvature.update(batch)  # first, so that gradients can reuse its Jacobian
-            rows[part] = batch.gradients
-            losses[part] = batch.losses
-            targets.append(batch.targets)
-            probabilities = objective.loss.probabilities(batch.outputs)
-            if probabilities is not None:
-                predicted.append(probabilities.argmax(1))
-                probability.append(probabilities.gather(1, task.classes(batch.targets)[:, None])[:, 0])
-            if isinstance(batch.inputs, Tensor):
-                flat.append(flatten_inputs(batch.inputs))
-            report("gradients", len(batch.targets))
-        if not bool(rows.any()):
-            raise ModelError(
-                f"Every gradient is zero: {', '.join(objective.parameters)} do not move the loss of any example. "
-                "Choose parameters that the output depends on (is there a .detach(), or a layer that is not used?)."
-            )
+        for number in range(curvature.passes):
+            last = number == curvature.passes - 1
+            digest = Fingerprint()
+            curvature.begin_pass(number)
+            if last:
+                rotation = curvature.rotation()
+                spare = memory - curvature.working_memory(objective.size)
+                stored = count * _row_bytes(task, rotation) <= spare
+            for batch in task.batches(task.source, chunk):
+                digest.add(batch.inputs, batch.targets)
+                curvature.update(batch)  # first, so that gradients can reuse its Jacobian
+                if last:
+                    collected.add(batch)
+                if last and stored:
+                    found = rotation.rotate_batch(batch) if rotation else Rows((batch.gradients,))
+                    moved |= any(bool(tensor.any()) for tensor in found.tensors)
+                    rows = rows or found.room(count)
+                    rows.put(slice(batch.first, batch.first + len(found)), found)
+                report(curvature.name if not last else "gradients", len(batch.targets))
+            if fingerprint and digest.hexdigest() != fingerprint:
+                raise DataError(
+                    f"{task.source.name} differs between two passes over the data. Scores belong to fixed "
+                    "examples; pass the data set with its evaluation transform (no random augmentation)."
+                )
+            fingerprint = digest.hexdigest()
+        if stored and not moved:
+            raise objective.nothing_moves()
         report("eigenbasis", 0)
         basis = curvature.finish()
-    report("rotating", 0)
-    for block in torch.split(rows, 1024):  # in place: the rows are the largest thing here
-        block.copy_(basis.rotate(block))
-    index = Index(basis, rows)
-    index.prepare([damping for damping in dampings if basis.is_definite(damping)])
-    return Fitted(
-        index=index,
-        neighbors=Neighbors(torch.cat(flat)) if flat and len({x.shape[1] for x in flat}) == 1 else None,
-        targets=torch.cat(targets),
-        losses=losses,
-        predicted=torch.cat(predicted) if predicted else None,
-        probability=torch.cat(probability) if probability else None,
-        data_fingerprint=fingerprint.hexdigest(),
-        seconds=time.perf_counter() - started,
-    )
+    if rows is not None and rotation is None:
+        report("rotating", 0)
+        (whole,) = rows.parts
+        assert isinstance(whole, Tensor)
+        for block in torch.split(whole, 1024):  # in place: the rows are the largest thing here
+            block.copy_(basis.rotation.rotate(block).dense())
+    index = Index(basis, count, rows)
+    stops = [damping] if basis.solver else [stop for stop in dampings if basis.is_definite(stop)]
+    if rows is None:
+        report("normalizers", 0)
+    Scorer(task, index, chunk).prepare(stops, lambda done: None)
+    if stops and not bool(index.self_influence(stops).any()):
+        raise objective.nothing_moves()
+    return collected.fitted(index, fingerprint, time.perf_counter() - started)
 
 
-def chunk_size(task: Task, curvature: Curvature, batch_size: int | None, memory_limit: int | None) -> int:
-    """Examples a batch: as asked, or what keeps one batch within an eighth of the limit."""
+def chunk_size(task: Task, curvature: Curvature, batch_size: int | None, memory: int) -> int:
+    """Examples a batch: as asked, or what keeps one batch within an eighth of the memory."""
     if batch_size is not None:
         return batch_size
-    room = _CHUNK_BYTES if memory_limit is None else min(_CHUNK_BYTES, memory_limit // 8)
+    room = min(_CHUNK_BYTES, memory // 8)
     return max(1, min(BATCH, room // _example_bytes(task, curvature)))
 
 
-def check_memory(task: Task, curvature: Curvature, chunk: int, limit: int) -> None:
-    """Refuse a fit that would not fit.
+def check_memory(task: Task, curvature: Curvature, chunk: int, memory: int) -> None:
+    """Refuse a fit whose curvature alone would not fit; rows that do not fit are not kept.
 
     Raises:
-        ModelError: Rows, curvature, inputs and a batch together exceed `limit` bytes.
+        ModelError: Curvature, inputs and a batch together exceed `memory` bytes.
     """
     itemsize = task.objective.dtype.itemsize
     features = torch.Size(task.example).numel() if isinstance(task.example, list) else 0
     parts = {
-        "rotated gradients": task.source.length * task.objective.size * itemsize,
         "curvature": curvature.working_memory(task.objective.size),
         "inputs for k-NN": task.source.length * features * itemsize,
         "one batch": chunk * _example_bytes(task, curvature),
     }
     total = sum(parts.values())
-    if total > limit:
+    if total > memory:
         detail = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
         raise ModelError(
-            f"Fitting needs about {_size(total)} ({detail}); memory_limit is {_size(limit)}. Score fewer "
-            'parameters, such as parameters="fc", a part of the training set, or raise the limit.'
+            f"Fitting needs about {_size(total)} ({detail}), and {_size(memory)} may be used. Score fewer "
+            'parameters, such as parameters="fc", take a curvature that needs less, such as "low_rank" or "ekfac", '
+            "or raise memory_limit."
         )
+
+
+def available_memory() -> int:
+    """Half of what the machine, or the container that this runs in, has free."""
+    free = int(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(free // 2, 64 << 20)
 
 
 def as_bytes(limit: int | str | None) -> int | None:
@@ -163,10 +234,15 @@ def as_bytes(limit: int | str | None) -> int | None:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
+def _row_bytes(task: Task, rotation: Rotation | None) -> int:
+    size, itemsize = task.objective.size, task.objective.dtype.itemsize
+    return size * itemsize if rotation is None else rotation.row_bytes(task.plan, size, itemsize)
+
+
 def _example_bytes(task: Task, curvature: Curvature) -> int:
     # The Jacobian, its product with the loss's factor, and a temporary of that size.
     width = 3 * (task.outputs + 1) if curvature.uses_jacobian else 3
-    return width * task.objective.size * task.objective.dtype.itemsize
+    return width * task.objective.size * task.objective.dtype.itemsize + task.plan.activations
 
 
 def _size(count: Any) -> str:

@@ -7,23 +7,49 @@ row-major, concatenated. Every row in this package follows it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .data import batch_length, map_tensors
 from .errors import ModelError
+from .layers import Layer, NotCoveredError, Pair, Recording, find, recording
 from .objective import Objective
 
 HESSIAN_BLOCK = 64
 """Hessian-vector products at once: each holds the batch's activations again."""
+
+Way = Literal["hooks", "vmap", "loop"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the gradients of a model are taken.
+
+    Attributes:
+        layers: What hooks cover, each checked against one backward pass per example.
+        way: "hooks" where they cover every chosen parameter; else `vmap`, or one by one.
+        activations: Bytes that the hooks hold for one example.
+        apart: Python branches on values, so that an example has to be run without the rest of its batch.
+    """
+
+    layers: tuple[Layer, ...] = ()
+    way: Way = "vmap"
+    activations: int = 0
+    apart: bool = False
+
+    def rest(self, objective: Objective) -> dict[str, Tensor]:
+        """The chosen parameters that no layer covers."""
+        starts = {at for layer in self.layers for at in (layer.weight_at, layer.bias_at)}
+        return {name: value for name, (at, value) in _places(objective).items() if at not in starts}
 
 
 @dataclass(frozen=True)
@@ -35,17 +61,27 @@ class GradientBatch:
         inputs: A batch of inputs: a tensor, or a tuple or dict of them.
         targets: Their targets, as `Loss.as_targets` returns them.
         first: Position of the batch's first example, for error messages.
+        plan: How gradients are taken.
     """
 
     objective: Objective
     inputs: Any
     targets: Tensor
     first: int = 0
+    plan: Plan = Plan()
 
     @cached_property
     def outputs(self) -> Float[Tensor, "batch output"]:
         """f(x, θ*)."""
-        return self.outputs_and_jacobian[0] if "outputs_and_jacobian" in self.__dict__ else self._forward()
+        if self.plan.way == "hooks" or "_recording" in self.__dict__:
+            assert self._recording.outputs is not None
+            outputs = self._recording.outputs.detach()
+        elif "_outputs_and_jacobian" in self.__dict__:
+            outputs = self._outputs_and_jacobian[0]
+        else:
+            outputs = forward(self.objective, self.inputs, self.plan)
+        self.check(outputs, "The model's output")
+        return outputs
 
     @cached_property
     def losses(self) -> Float[Tensor, "batch"]:
@@ -55,21 +91,22 @@ class GradientBatch:
             ModelError: A loss is NaN or infinite (with the example's index).
         """
         losses = self.objective.loss.per_example(self.outputs, self.targets)
-        self._check(losses[:, None], "The loss")
+        self.check(losses[:, None], "The loss")
         return losses
+
+    @cached_property
+    def loss_slopes(self) -> Float[Tensor, "batch output"]:
+        """δ = ∇_f ℓ(f, y) at the targets."""
+        outputs = self.outputs.detach().requires_grad_()
+        with torch.enable_grad():
+            total = self.objective.loss.per_example(outputs, self.targets).sum()
+            (slopes,) = torch.autograd.grad(total, outputs)
+        return slopes
 
     @property
     def jacobian(self) -> Float[Tensor, "batch output param"]:
         """∂f(x_i)/∂θ."""
-        return self.outputs_and_jacobian[1]
-
-    @cached_property
-    def outputs_and_jacobian(
-        self,
-    ) -> tuple[Float[Tensor, "batch output"], Float[Tensor, "batch output param"]]:
-        outputs, jacobian = output_jacobian(self.objective, self.inputs)
-        self._check(outputs, "The model's output")
-        return outputs, jacobian
+        return self._outputs_and_jacobian[1]
 
     @cached_property
     def gradients(self) -> Float[Tensor, "batch param"]:
@@ -78,25 +115,103 @@ class GradientBatch:
         Raises:
             ModelError: A gradient is NaN or infinite (with the example's index).
         """
-        if "outputs_and_jacobian" in self.__dict__:
-            # Chain rule through the outputs: no second backward pass.
-            outputs = self.outputs.detach().requires_grad_()
-            with torch.enable_grad():
-                total = self.objective.loss.per_example(outputs, self.targets).sum()
-                (delta,) = torch.autograd.grad(total, outputs)
-            gradients = torch.einsum("bo,bop->bp", delta, self.jacobian)
-        else:
-            gradients = per_example_gradients(self.objective, self.inputs, self.targets)
-        self._check(gradients, "The gradient")
+        gradients = self.pull_back(self.loss_slopes[:, None])[:, 0]
+        self.check(gradients, "The gradient")
         return gradients
 
-    def _forward(self) -> Tensor:
-        with torch.no_grad():
-            outputs = self.objective.outputs(self.objective.parameters, self.inputs)
-        self._check(outputs, "The model's output")
-        return outputs
+    def pull_back(self, deltas: Float[Tensor, "batch row output"]) -> Float[Tensor, "batch row param"]:
+        """δᵀ ∂f(x_i)/∂θ for several slopes δ of each example's outputs."""
+        if self.plan.way == "hooks":
+            rows = deltas.new_zeros(*deltas.shape[:2], self.objective.size)
+            for position in range(deltas.shape[1]):
+                delta = deltas[:, position].contiguous()
+                for layer in self.plan.layers:
+                    for pair in self.pairs(layer, delta):
+                        pair.add_to(rows[:, position])
+            return rows
+        if deltas.shape[1] >= deltas.shape[2] or "_outputs_and_jacobian" in self.__dict__:
+            return torch.einsum("bro,bop->brp", deltas, self.jacobian)
+        parameters = self.objective.parameters
+        return torch.stack([self._pull_back(parameters, delta) for delta in deltas.unbind(1)], 1)
 
-    def _check(self, values: Tensor, what: str) -> None:
+    def pull_back_rest(self, deltas: Float[Tensor, "batch row output"]) -> Float[Tensor, "batch row rest"]:
+        """The columns of `pull_back` that belong to no layer of the plan, in their order."""
+        rest = self.plan.rest(self.objective)
+        if not rest:
+            return deltas.new_zeros(*deltas.shape[:2], 0)
+        return torch.stack([self._pull_back(rest, delta) for delta in deltas.unbind(1)], 1)
+
+    def pairs(self, layer: Layer, delta: Float[Tensor, "batch output"]) -> list[Pair]:
+        """Each use of a layer of the plan."""
+        return self._recording.pairs(self.objective, layer, delta)
+
+    def layer_gradients(
+        self, layer: Layer, delta: Float[Tensor, "batch output"]
+    ) -> Float[Tensor, "batch group out into"]:
+        """Σ_t δ_t a_tᵀ, the part of δᵀ ∂f/∂θ that belongs to a layer of the plan."""
+        total = delta.new_zeros(len(delta), layer.groups, layer.out, layer.into)
+        for pair in self.pairs(layer, delta):
+            total += pair.gradient()
+        return total
+
+    def products(self, vectors: Float[Tensor, "vector param"]) -> Float[Tensor, "batch vector"]:
+        """g_i · v for each vector: forward-mode derivatives of the losses, or from the gradients if those cost less."""
+        if len(vectors) <= FORWARD_LIMIT and self.plan.way != "loop":
+            try:
+                columns = [self._directional(vector) for vector in vectors]
+            except (RuntimeError, NotImplementedError):
+                pass  # an LSTM or fused attention has no forward mode
+            else:
+                values = torch.stack(columns, 1)
+                self.check(values, "The gradient")
+                return values
+        return self.gradients @ vectors.T
+
+    @cached_property
+    def _outputs_and_jacobian(
+        self,
+    ) -> tuple[Float[Tensor, "batch output"], Float[Tensor, "batch output param"]]:
+        if self.plan.way == "hooks":
+            outputs = self.outputs
+            eye = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
+            return outputs, self.pull_back(eye.expand(len(outputs), *eye.shape))
+        outputs, jacobian = output_jacobian(self.objective, self.inputs, self.plan.way)
+        self.check(outputs, "The model's output")
+        return outputs, jacobian
+
+    @cached_property
+    def _recording(self) -> Recording:
+        objective = self.objective
+        covered = objective.parameters.keys() - self.plan.rest(objective).keys()
+        parameters = {
+            name: value.detach().requires_grad_(name in covered)
+            for name, value in objective.parameters.items()
+        }
+        with torch.enable_grad(), recording(objective, self.plan.layers) as record:
+            record.outputs = objective.outputs(parameters, self.inputs)
+        return record
+
+    def _pull_back(
+        self, parameters: dict[str, Tensor], delta: Float[Tensor, "batch output"]
+    ) -> Float[Tensor, "batch some"]:
+        return pull_back(self.objective, parameters, self.inputs, delta, self.plan.way)
+
+    def _directional(self, vector: Float[Tensor, "param"]) -> Float[Tensor, "batch"]:
+        objective = self.objective
+
+        def losses(parameters: Mapping[str, Tensor]) -> Tensor:
+            return objective.loss.per_example(objective.outputs(parameters, self.inputs), self.targets)
+
+        with sdpa_kernel(SDPBackend.MATH):
+            values: Tensor = jvp(losses, (objective.parameters,), (_tangents(objective, vector),))[1]
+        return values
+
+    def check(self, values: Tensor, what: str) -> None:
+        """Refuse numbers that are not finite.
+
+        Raises:
+            ModelError: With the first such example's index.
+        """
         bad = torch.nonzero(~values.flatten(1).isfinite().all(dim=1))
         if len(bad):
             raise ModelError(
@@ -105,21 +220,72 @@ class GradientBatch:
             )
 
 
-def per_example_gradients(objective: Objective, inputs: Any, targets: Tensor) -> Float[Tensor, "batch param"]:
-    """g_i for every example of a batch, by `vmap` or, where that cannot, one by one."""
+FORWARD_LIMIT = 2
+"""Vectors up to which a forward-mode pass each is cheaper than per-example gradients for all."""
 
-    def loss(parameters: Mapping[str, Tensor], example: Any, target: Tensor) -> Tensor:
-        outputs = objective.outputs(parameters, map_tensors(lambda x: x[None], example))
-        return objective.loss.per_example(outputs, target[None])[0]
 
-    (gradients,) = _over_batch(grad(loss), objective, inputs, targets, lambda tree: (_flatten(tree),))
-    return gradients
+def make_plan(objective: Objective, inputs: Any, outputs: Float[Tensor, "batch output"]) -> Plan:
+    """Try the ways on a few examples, and keep the fastest that is right there.
+
+    Args:
+        objective: In evaluation mode.
+        inputs: A few examples, the more different the better.
+        outputs: What the model makes of them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    # Random slopes: a confident example's own would hide a mistake.
+    delta = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+    right = pull_back(objective, objective.parameters, inputs, delta, "loop")
+    with _WatchForBranches() as watch:  # type: ignore[no-untyped-call]
+        forward(objective, inputs, Plan())
+    if watch.branched:
+        return Plan(way="loop", apart=True)
+    layers, activations = _covered(objective, inputs, delta, right)
+    plan = Plan(layers, "hooks", activations)
+    if not plan.rest(objective):
+        return plan
+    try:
+        found = pull_back(objective, objective.parameters, inputs, delta, "vmap", strict=True)
+    except RuntimeError:
+        return replace(plan, way="loop")
+    return replace(plan, way="vmap" if _close(found, right) else "loop")
+
+
+def forward(objective: Objective, inputs: Any, plan: Plan) -> Float[Tensor, "batch output"]:
+    """f(x, θ*), without a graph."""
+    with torch.no_grad():
+        if not plan.apart:
+            return objective.outputs(objective.parameters, inputs)
+        rows = [map_tensors(itemgetter(slice(i, i + 1)), inputs) for i in range(batch_length(inputs))]
+        return torch.cat([objective.outputs(objective.parameters, row) for row in rows])
+
+
+def pull_back(
+    objective: Objective,
+    parameters: dict[str, Tensor],
+    inputs: Any,
+    delta: Float[Tensor, "batch output"],
+    way: Way = "vmap",
+    *,
+    strict: bool = False,
+) -> Float[Tensor, "batch some"]:
+    """δᵀ ∂f(x_i)/∂θ for some of the chosen parameters, without hooks; `strict`: by this way or not at all."""
+    others = {name: value for name, value in objective.parameters.items() if name not in parameters}
+
+    def product(chosen: Mapping[str, Tensor], example: Any, slope: Tensor) -> Tensor:
+        outputs = objective.outputs({**others, **chosen}, map_tensors(lambda x: x[None], example))
+        return (outputs[0] * slope).sum()
+
+    (rows,) = _over_batch(
+        grad(product), parameters, inputs, delta, lambda tree: (_flatten(tree),), way, strict=strict
+    )
+    return rows
 
 
 def output_jacobian(
-    objective: Objective, inputs: Any
+    objective: Objective, inputs: Any, way: Way = "vmap"
 ) -> tuple[Float[Tensor, "batch output"], Float[Tensor, "batch output param"]]:
-    """f(x_i) and ∂f(x_i)/∂θ for every example of a batch."""
+    """f(x_i) and ∂f(x_i)/∂θ for every example of a batch, without hooks."""
 
     def outputs(parameters: Mapping[str, Tensor], example: Any, _: Tensor) -> tuple[Tensor, Tensor]:
         values = objective.outputs(parameters, map_tensors(lambda x: x[None], example))[0]
@@ -130,66 +296,173 @@ def output_jacobian(
         return values, _flatten(jacobians, keep=1)
 
     unused = torch.zeros(batch_length(inputs), device=objective.device)
-    values, jacobian = _over_batch(jacrev(outputs, has_aux=True), objective, inputs, unused, flatten)
+    values, jacobian = _over_batch(
+        jacrev(outputs, has_aux=True), objective.parameters, inputs, unused, flatten, way
+    )
     return values, jacobian
 
 
 def loss_hessian(objective: Objective, inputs: Any, targets: Tensor) -> Float[Tensor, "param param"]:
-    """∇²_θ Σ_i ℓ(z_i, θ*) of a batch, column blocks of Hessian-vector products.
+    """∇²_θ Σ_i ℓ(z_i, θ*) of a batch, column blocks of Hessian-vector products."""
+    unit = torch.eye(objective.size, dtype=objective.dtype, device=objective.device)
+    return torch.cat(
+        [hessian_products(objective, inputs, targets, block) for block in torch.split(unit, HESSIAN_BLOCK)]
+    )
+
+
+def hessian_products(
+    objective: Objective, inputs: Any, targets: Tensor, vectors: Float[Tensor, "vector param"]
+) -> Float[Tensor, "vector param"]:
+    """∇²_θ Σ_i ℓ(z_i, θ*) v of a batch.
 
     Forward over reverse where every layer allows it, else reverse over reverse
     (LSTM, fused attention), else one product at a time.
     """
-    flat = torch.cat([value.reshape(-1) for value in objective.parameters.values()])
-    pieces = [(name, value.shape, value.numel()) for name, value in objective.parameters.items()]
 
-    def total(theta: Tensor) -> Tensor:
-        parts = torch.split(theta, [size for _, _, size in pieces])
-        parameters = {name: part.view(shape) for (name, shape, _), part in zip(pieces, parts, strict=True)}
+    def total(parameters: dict[str, Tensor]) -> Tensor:
         return objective.loss.per_example(objective.outputs(parameters, inputs), targets).sum()
 
     slope = grad(total)
+    parameters = objective.parameters
 
     def forward_over_reverse(vector: Tensor) -> Tensor:
-        product: Tensor = jvp(slope, (flat,), (vector,))[1]
-        return product
+        tangents: tuple[Any, ...] = jvp(slope, (parameters,), (_tangents(objective, vector),))
+        return _joined(tangents[1])
 
     def reverse_over_reverse(vector: Tensor) -> Tensor:
-        product: Tensor = vjp(slope, flat)[1](vector)[0]
-        return product
+        return _joined(vjp(slope, parameters)[1](_tangents(objective, vector))[0])
 
-    def one_at_a_time(vectors: Tensor) -> Tensor:
-        theta = flat.clone().requires_grad_()
+    def one_at_a_time() -> Tensor:
+        leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(total(theta), theta, create_graph=True)
-        return torch.stack(
-            [torch.autograd.grad(gradient, theta, vector, retain_graph=True)[0] for vector in vectors]
-        )
+            gradient = torch.autograd.grad(
+                total(leaves), list(leaves.values()), create_graph=True, materialize_grads=True
+            )
+            flat = torch.cat([part.reshape(-1) for part in gradient])
+        products = [
+            torch.autograd.grad(
+                flat, list(leaves.values()), vector, retain_graph=True, materialize_grads=True
+            )
+            for vector in vectors
+        ]
+        return torch.stack([torch.cat([part.reshape(-1) for part in product]) for product in products])
 
-    unit = torch.split(torch.eye(len(flat), dtype=flat.dtype, device=flat.device), HESSIAN_BLOCK)
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
-        for way in (vmap(forward_over_reverse), vmap(reverse_over_reverse)):
+        for way in (forward_over_reverse, reverse_over_reverse):
             try:
-                return torch.cat([way(block) for block in unit])
+                return way(vectors[0])[None] if len(vectors) == 1 else vmap(way)(vectors)
             except RuntimeError:
                 pass  # a fault of the model itself shows up again below, unwrapped
-        return torch.cat([one_at_a_time(block) for block in unit])
+        return one_at_a_time()
+
+
+def fisher_products(
+    objective: Objective, inputs: Any, targets: Tensor, vectors: Float[Tensor, "vector param"]
+) -> Float[Tensor, "vector param"]:
+    """Σ_i J_iᵀ (E_y ∇²_f ℓ) J_i v of a batch; `targets` are not looked at."""
+    parameters = objective.parameters
+
+    def outputs(values: dict[str, Tensor]) -> Tensor:
+        return objective.outputs(values, inputs)
+
+    with sdpa_kernel(SDPBackend.MATH):
+        values, pull_back, *_ = vjp(outputs, parameters)
+        factor = objective.loss.curvature_factor(values.detach())
+        products = []
+        for vector in vectors:
+            try:
+                slope = jvp(outputs, (parameters,), (_tangents(objective, vector),))[1]
+            except (RuntimeError, NotImplementedError):  # no forward mode: J v is the derivative of Jᵀu in u
+                transposed = vjp(lambda u: pull_back(u)[0], torch.zeros_like(values))[1]
+                slope = transposed(_tangents(objective, vector))[0]
+            inner = torch.einsum("bfo,bo->bf", factor, slope)
+            products.append(_joined(pull_back(torch.einsum("bfo,bf->bo", factor, inner))[0]))
+    return torch.stack(products)
+
+
+def _tangents(objective: Objective, vector: Float[Tensor, "param"]) -> dict[str, Tensor]:
+    """A row of P numbers, parameter by parameter."""
+    return {
+        name: vector[at : at + value.numel()].view_as(value)
+        for name, (at, value) in _places(objective).items()
+    }
+
+
+def _joined(tree: dict[str, Tensor]) -> Float[Tensor, "param"]:
+    return torch.cat([value.reshape(-1) for value in tree.values()])
+
+
+def _covered(
+    objective: Objective,
+    inputs: Any,
+    delta: Float[Tensor, "batch output"],
+    right: Float[Tensor, "batch param"],
+) -> tuple[tuple[Layer, ...], int]:
+    """The layers whose hooks give the right gradients, and the bytes that they hold for an example."""
+    candidates = find(objective)
+    if not candidates:
+        return (), 0
+    batch = GradientBatch(objective, inputs, delta, plan=Plan(candidates))
+    record = batch._recording
+    layers, held = [], [0]
+    for layer in candidates:
+        try:
+            pairs = batch.pairs(layer, delta)
+        except NotCoveredError:
+            continue
+        if _close(batch.layer_gradients(layer, delta), layer.gather(right)):
+            once = len(pairs) == 1 and not layer.convolution and pairs[0].inputs.shape[3] == 1
+            layers.append(replace(layer, once=once))
+            held += [sum(pair.inputs.nbytes + pair.slopes.nbytes for pair in pairs) // len(delta)]
+    stored = sum(use.input.nbytes for uses in record.uses.values() for use in uses) // len(delta)
+    return tuple(layers), 2 * stored + max(held)
+
+
+def _close(found: Tensor, right: Tensor) -> bool:
+    """Equal example by example, but for rounding."""
+    distance = (found - right).flatten(1).norm(dim=1)
+    return bool((distance <= 30 * torch.finfo(right.dtype).eps ** 0.5 * right.flatten(1).norm(dim=1)).all())
+
+
+class _WatchForBranches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices that Python looked at a value, as `if x.sum() > 0` does."""
+
+    branched = False
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.branched |= function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def _places(objective: Objective) -> dict[str, tuple[int, Tensor]]:
+    """Where each parameter begins in a row, and its values."""
+    places, start = {}, 0
+    for name, value in objective.parameters.items():
+        places[name] = (start, value)
+        start += value.numel()
+    return places
 
 
 def _over_batch(
     function: Callable[..., Any],
-    objective: Objective,
+    parameters: Mapping[str, Tensor],
     inputs: Any,
     targets: Tensor,
     finish: Callable[[Any], tuple[Tensor, ...]],
+    way: Way,
+    *,
+    strict: bool = False,
 ) -> tuple[Tensor, ...]:
-    parameters = objective.parameters
-    try:
-        return finish(vmap(function, in_dims=(None, 0, 0))(parameters, inputs, targets))
-    except RuntimeError:
-        # GRU, RNN and data-dependent Python control flow have no batching rule.
-        # A fault of the model itself shows up again in the loop, unwrapped.
-        pass
+    if way != "loop":
+        try:
+            return finish(vmap(function, in_dims=(None, 0, 0))(parameters, inputs, targets))
+        except RuntimeError:
+            # GRU, RNN and data-dependent Python control flow have no batching rule.
+            # A fault of the model itself shows up again in the loop, unwrapped.
+            if strict:
+                raise
     rows = [
         finish(_row(function(parameters, map_tensors(itemgetter(i), inputs), targets[i])))
         for i in range(len(targets))

@@ -1,4 +1,4 @@
-"""The index: the training set's rotated gradients and normalizers, in memory.
+"""The index: the training set's rotated gradients, where they fit, and its normalizers.
 
 Fit once, then every damping is a reweighting of what is stored here.
 """
@@ -13,11 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import rows as rotated
 from . import scores
 from .curvature import Eigenbasis
 from .errors import ModelError
+from .rows import Rows
 
 RelativeMethod = Literal["influence", "theta_relative", "loss_relative"]
+
+_NUMBERS = 1 << 26
+"""Weights of all stops at once, up to so many float64 numbers."""
 
 
 @dataclass(frozen=True)
@@ -26,28 +31,68 @@ class Index:
 
     Attributes:
         basis: The eigenbasis that the rows are in.
-        rows: c_i = Qᵀ g_i, [train, dim], in the model's dtype.
+        count: n, the number of training examples.
+        rows: c_i = Qᵀ g_i in the model's dtype, or None where they do not fit into memory.
     """
 
     basis: Eigenbasis
-    rows: Float[Tensor, "train dim"]
+    count: int
+    rows: Rows | None
     _norms: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the rows tell everything, so that no gradient is needed again."""
+        return self.rows is not None and self.basis.tail is None and self.basis.solver is None
 
     def prepare(self, dampings: Sequence[float]) -> None:
         """Compute both normalizers for these dampings in one pass over the rows."""
-        missing = sorted({self._key(damping) for damping in dampings} - self._norms.keys())
-        if not missing:
-            return
-        weights = self.weights(missing)
-        theta = scores.preconditioned_norm(self.rows, weights)
-        own = scores.self_influence(self.rows, weights)
-        for position, damping in enumerate(missing):
+        missing = self.missing(dampings)
+        if missing:
+            assert self.rows is not None
+            self.keep(missing, *self.norms(self.rows, missing))
+
+    def missing(self, dampings: Sequence[float]) -> list[float]:
+        """The dampings with no normalizers yet."""
+        return sorted({self._key(damping) for damping in dampings} - self._norms.keys())
+
+    def keep(
+        self, dampings: Sequence[float], theta: Float[Tensor, "stop train"], own: Float[Tensor, "stop train"]
+    ) -> None:
+        """Store normalizers of the whole training set."""
+        for position, damping in enumerate(dampings):
             self._norms[damping] = (theta[position], own[position])
 
-    def weights(self, dampings: Sequence[float]) -> Float[Tensor, "stop dim"]:
+    def norms(
+        self, rows: Rows, dampings: Sequence[float]
+    ) -> tuple[Float[Tensor, "stop row"], Float[Tensor, "stop row"]]:
+        """‖(H+λI)⁻¹ g‖ and gᵀ (H+λI)⁻¹ g of some rows, float64."""
+        at_once = max(1, _NUMBERS // sum(rows.sizes))
+        theta, own = [], []
+        for start in range(0, len(dampings), at_once):
+            stops = dampings[start : start + at_once]
+            weights = self.weights(stops, sum(rows.sizes))
+            squares = rotated.weighted_squares(rows, weights.square())
+            products = rotated.weighted_squares(rows, weights)
+            tail = self.basis.tail_weights(self._stops(stops))
+            if tail is not None:
+                left = self.residual(rows)
+                squares += tail.square()[:, None] * left
+                products += tail[:, None] * left
+            theta.append(squares.sqrt())
+            own.append(products)
+        return torch.cat(theta), torch.cat(own)
+
+    def residual(self, rows: Rows) -> Float[Tensor, "row"]:
+        """‖g‖² − ‖c‖², what the eigenbasis leaves out of each gradient; zero if it is complete."""
+        if rows.squares is None:
+            return torch.zeros(len(rows), dtype=torch.float64, device=rows.tensors[0].device)
+        ones = torch.ones(1, sum(rows.sizes), dtype=torch.float64, device=rows.squares.device)
+        return (rows.squares - rotated.weighted_squares(rows, ones)[0]).clamp(min=0)
+
+    def weights(self, dampings: Sequence[float], size: int) -> Float[Tensor, "stop dim"]:
         """1/(Λ+λ) in float64, a row per damping."""
-        stops = torch.tensor(dampings, dtype=torch.float64, device=self.rows.device)
-        return self.basis.weights(stops, self.rows.shape[1])
+        return self.basis.weights(self._stops(dampings), size)
 
     def self_influence(self, dampings: Sequence[float]) -> Float[Tensor, "stop train"]:
         """I_i,i, the squared denominators of Definition 3.4, float64."""
@@ -55,12 +100,11 @@ class Index:
         return torch.stack([self._norms[self._key(damping)][1] for damping in dampings])
 
     def influence(
-        self,
-        queries: Float[Tensor, "query dim"],
-        dampings: Sequence[float],
-        step: int | None = None,
+        self, queries: Rows, dampings: Sequence[float], step: int | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "query stop part"]]]:
         """Influence on rotated query gradients at all dampings, in one pass over the rows.
+
+        Where the basis has a tail, its part is missing: w_tail (g_test·g_i − c_test·c_i).
 
         Args:
             queries: Rotated query gradients.
@@ -70,22 +114,24 @@ class Index:
         Yields:
             The slice of the training set, and the scores of that part.
         """
-        weights = self.weights(dampings).to(self.rows.dtype)
+        assert self.rows is not None
+        size = sum(self.rows.sizes)
+        weights = self.weights(dampings, size).to(self.rows.tensors[0].dtype)
         if step is None:
-            columns = max(self.rows.shape[1], len(queries) * len(dampings))
+            columns = max(size, len(queries) * len(dampings))
             step = max(1, (1 << 23) // columns)
-        for start in range(0, len(self.rows), step):
-            part = slice(start, min(start + step, len(self.rows)))
-            yield part, scores.influence(queries, self.rows[part], weights)
+        for start in range(0, self.count, step):
+            part = slice(start, min(start + step, self.count))
+            yield part, rotated.influence(queries, self.rows[part], weights)
 
     def relative(
         self,
         method: RelativeMethod,
         influence: Float[Tensor, "... part"],
         damping: float,
-        part: slice,
+        part: slice | Tensor,
     ) -> Float[Tensor, "... part"]:
-        """Turn influence at one damping into the score of `method`, for one part of the training set."""
+        """Turn influence at one damping into the score of `method`, for some of the training set."""
         if method == "influence":
             return influence
         self.prepare([damping])
@@ -99,6 +145,11 @@ class Index:
                 f"loss_relative needs its root: the {self.basis.detail} is indefinite there. {self.basis.remedy}"
             )
         return scores.loss_relative(influence, own[part]).to(influence.dtype)
+
+    def _stops(self, dampings: Sequence[float]) -> Float[Tensor, "stop"]:
+        values = self.basis.eigenvalues
+        device = self.rows.tensors[0].device if self.rows else None if values is None else values.device
+        return torch.tensor(dampings, dtype=torch.float64, device=device)
 
     def _key(self, damping: float) -> float:
         return damping if self.basis.damped else 1.0  # the identity has one normalizer for all

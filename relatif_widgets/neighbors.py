@@ -1,4 +1,4 @@
-"""The k-NN baseline: nearness in input space, which knows nothing of the model (Section 4.3)."""
+"""The k-NN baseline: nearness in input space, which knows nothing of the model (Section 4.3), or in its features."""
 
 from __future__ import annotations
 
@@ -7,21 +7,42 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import scores
-from .errors import DataError
+from .data import batch_length
+from .errors import DataError, ModelError
+from .objective import Objective
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the model makes of an input: that which its last layer sees.
+
+    Attributes:
+        objective: The model.
+        layer: Name of its last layer.
+    """
+
+    objective: Objective
+    layer: str
+
+    def of(self, inputs: Any) -> Float[Tensor, "batch feature"]:
+        """The features of a batch of inputs; the model is in evaluation mode."""
+        return last_inputs(self.objective, inputs)[1]
 
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The training inputs, flattened.
+    """Where the training examples lie.
 
     Attributes:
-        inputs: [train, feature].
+        inputs: Training inputs, flattened, or their features, [train, feature].
+        features: How the features of a query are found; None in input space.
     """
 
     inputs: Float[Tensor, "train feature"]
+    features: Features | None = None
 
     def score(self, queries: Any) -> Float[Tensor, "query train"]:
         """Minus the squared Euclidean distance, so that larger is nearer; float64.
@@ -29,7 +50,7 @@ class Neighbors:
         Args:
             queries: A batch of inputs like the training inputs.
         """
-        flat = flatten_inputs(queries)
+        flat = flatten_inputs(queries) if self.features is None else self.features.of(queries)
         if flat.shape[1] != self.inputs.shape[1]:
             raise DataError(
                 f"The query has {flat.shape[1]} values and the training inputs {self.inputs.shape[1]}: there is no "
@@ -37,6 +58,54 @@ class Neighbors:
             )
         parts = torch.split(self.inputs, max(1, (1 << 23) // max(1, self.inputs.shape[1])))
         return -torch.cat([scores.squared_distance(flat, part) for part in parts], dim=1)
+
+
+def find_features(objective: Objective, inputs: Any) -> Features:
+    """The space of the last layer's inputs.
+
+    Raises:
+        ModelError: No Linear or convolution gives the model's output, or it sees no row per example.
+    """
+    name, _ = last_inputs(objective, inputs)
+    return Features(objective, name)
+
+
+def last_inputs(objective: Objective, inputs: Any) -> tuple[str, Float[Tensor, "batch feature"]]:
+    """The last Linear or convolution that runs on a batch, and what goes into it.
+
+    Raises:
+        ModelError: There is none, or what goes in is not one row per example.
+    """
+    last: list[tuple[str, Tensor]] = []
+    handles = []
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            last[:] = [(name, args[0] if args else kwargs["input"])]
+
+        return hook
+
+    try:
+        for name, module in objective.model.named_modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+                handles.append(module.register_forward_pre_hook(note(name), with_kwargs=True))
+        with torch.no_grad():
+            objective.outputs(objective.parameters, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not last:
+        raise ModelError(
+            'space="features" compares what the last Linear or convolution sees, and this model runs none. '
+            'Use space="inputs".'
+        )
+    name, value = last[0]
+    if len(value) != batch_length(inputs):
+        raise ModelError(
+            f'space="features" compares what the last layer, {name!r}, sees; that has {len(value)} rows for '
+            f'{batch_length(inputs)} examples. Use space="inputs".'
+        )
+    return name, value.detach().flatten(1)
 
 
 def flatten_inputs(inputs: Any) -> Float[Tensor, "batch feature"]:

@@ -54,9 +54,27 @@ class Loss(ABC):
         Raises:
             ModelError: The loss has no known likelihood.
         """
-        raise ModelError(
-            f"loss {self.name!r} has no known likelihood, so its Fisher is undefined. "
-            'Use loss="cross_entropy", "bce_with_logits" or "mse", or curvature="identity".'
+        raise self.no_likelihood()
+
+    def label_gradient(
+        self, outputs: Float[Tensor, "batch output"], uniform: Float[Tensor, "batch output"]
+    ) -> Float[Tensor, "batch output"]:
+        """δ = ∇_f ℓ(f, ŷ) at one label ŷ ∼ p_θ(·|x) an example, scaled so that E δδᵀ = BᵀB.
+
+        Args:
+            outputs: f.
+            uniform: Independent uniform numbers in (0, 1), from which the labels are drawn.
+
+        Raises:
+            ModelError: The loss has no known likelihood.
+        """
+        raise self.no_likelihood()
+
+    def no_likelihood(self) -> ModelError:
+        return ModelError(
+            f"loss {self.name!r} has no known likelihood, so its Fisher is undefined. Use "
+            'curvature="hessian" or "empirical_fisher", or for a large model curvature="ekfac" with '
+            'fisher_labels="empirical" (or loss="cross_entropy", "bce_with_logits" or "mse", if that is what it is).'
         )
 
     def probabilities(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch cls"] | None:
@@ -108,16 +126,25 @@ class CrossEntropy(Loss):
 
     def curvature_factor(self, outputs: Tensor) -> Tensor:
         probabilities = outputs.softmax(1)
-        scale = probabilities.new_ones(len(probabilities))
-        weight = self._weight(outputs)
-        if weight is not None:
-            # ∇²_f ℓ(f, y) = s_y (diag p − ppᵀ) with s_y the total weight of the target
-            # distribution; its expectation over y ∼ p:
-            smoothed = (1 - self.label_smoothing) * weight + self.label_smoothing * weight.mean()
-            scale = probabilities @ smoothed
         # Row y is √p_y (e_y − p): the square root of p_y times the gradient of log p_y.
         eye = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
-        return (scale[:, None] * probabilities).sqrt()[:, :, None] * (eye - probabilities[:, None, :])
+        scale = self._scale(outputs, probabilities)[:, None]
+        return (scale * probabilities).sqrt()[:, :, None] * (eye - probabilities[:, None, :])
+
+    def label_gradient(self, outputs: Tensor, uniform: Tensor) -> Tensor:
+        probabilities = outputs.softmax(1)
+        drawn: Tensor = (probabilities.cumsum(1) < uniform[:, :1]).sum(1).clamp(max=outputs.shape[1] - 1)
+        error = probabilities - nn.functional.one_hot(drawn, outputs.shape[1])
+        return self._scale(outputs, probabilities).sqrt()[:, None] * error
+
+    def _scale(self, outputs: Tensor, probabilities: Tensor) -> Float[Tensor, "batch"]:
+        weight = self._weight(outputs)
+        if weight is None:
+            return probabilities.new_ones(len(probabilities))
+        # ∇²_f ℓ(f, y) = s_y (diag p − ppᵀ) with s_y the total weight of the target
+        # distribution; its expectation over y ∼ p:
+        smoothed = (1 - self.label_smoothing) * weight + self.label_smoothing * weight.mean()
+        return probabilities @ smoothed
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         return outputs.softmax(1)
@@ -182,15 +209,21 @@ class BinaryCrossEntropy(Loss):
 
     def curvature_factor(self, outputs: Tensor) -> Tensor:
         positive = outputs.sigmoid()
+        return torch.diag_embed((self._scale(outputs, positive) * positive * (1 - positive)).sqrt())
+
+    def label_gradient(self, outputs: Tensor, uniform: Tensor) -> Tensor:
+        positive = outputs.sigmoid()
+        drawn = (uniform < positive).to(outputs.dtype)
+        return self._scale(outputs, positive).sqrt() * (positive - drawn)
+
+    def _scale(self, outputs: Tensor, positive: Tensor) -> Float[Tensor, "batch output"]:
         # ∇² = (pos_weight·y + 1 − y) σ(1−σ), expectation over y ∼ Bernoulli(σ).
-        scale = positive * (1 - positive)
+        scale = torch.ones_like(positive)
         if self.pos_weight is not None:
             scale = scale * (self.pos_weight.to(outputs) * positive + 1 - positive)
         if self.weight is not None:
             scale = scale * self.weight.to(outputs)
-        if self.average:
-            scale = scale / outputs.shape[1]
-        return torch.diag_embed(scale.sqrt())
+        return scale / outputs.shape[1] if self.average else scale
 
     def probabilities(self, outputs: Tensor) -> Tensor | None:
         if outputs.shape[1] != 1:
@@ -237,9 +270,15 @@ class SquaredError(Loss):
 
     def curvature_factor(self, outputs: Tensor) -> Tensor:
         width = outputs.shape[1]
-        scale = 2 * self.scale / (width if self.average else 1)
-        factor = torch.eye(width, dtype=outputs.dtype, device=outputs.device).mul(math.sqrt(scale))
+        factor = torch.eye(width, dtype=outputs.dtype, device=outputs.device).mul(self._root(width))
         return factor.expand(len(outputs), width, width)
+
+    def label_gradient(self, outputs: Tensor, uniform: Tensor) -> Tensor:
+        noise: Tensor = torch.special.ndtri(uniform.double()).to(outputs.dtype)  # f − ŷ of a Gaussian ŷ
+        return self._root(outputs.shape[1]) * noise
+
+    def _root(self, width: int) -> float:
+        return math.sqrt(2 * self.scale / (width if self.average else 1))
 
     def as_targets(self, targets: Tensor, outputs: int) -> Tensor:
         dtype = targets.dtype if targets.is_floating_point() else torch.get_default_dtype()
@@ -376,6 +415,13 @@ class Objective:
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.contiguous().cpu().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def nothing_moves(self) -> ModelError:
+        """The error for gradients that are all zero."""
+        return ModelError(
+            f"Every gradient is zero: {', '.join(self.parameters)} do not move the loss of any example. "
+            "Choose parameters that the output depends on (is there a .detach(), or a layer that is not used?)."
+        )
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -17,9 +17,8 @@ from . import media
 from .data import Source, map_tensors
 from .errors import ChoiceError, one_of
 from .explanation import Explanation, Sprite
-from .fitting import BATCH
-from .rankings import Progress
-from .task import Label, Task
+from .scoring import Progress
+from .task import BATCH, Label, Task
 
 Filter = Literal["all", "misclassified", "close"]
 FILTERS: tuple[Filter, ...] = ("all", "misclassified", "close")

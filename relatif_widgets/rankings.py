@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from . import scores
 from .explanation import Method, Ranking, TableSign
-from .index import Index, RelativeMethod
+from .index import RelativeMethod
 from .neighbors import Neighbors
+from .scoring import Progress, Scorer
 
-Progress = Callable[[float], None]
 RELATIVE: tuple[RelativeMethod, ...] = ("influence", "theta_relative", "loss_relative")
 
 
 def criteria(
-    index: Index,
-    queries: Float[Tensor, "query dim"],
+    scorer: Scorer,
+    gradients: Float[Tensor, "query param"],
     dampings: Sequence[float],
     top: int,
     progress: Progress,
@@ -31,19 +31,24 @@ def criteria(
     criteria share them. `examples` holds rows of the training set.
 
     Args:
-        index: The rotated training gradients.
-        queries: Rotated query gradients, one per label.
+        scorer: Of the training set.
+        gradients: Query gradients, one per label.
         dampings: The stops.
         top: Examples to keep per row.
         progress: Called with the fraction done; what it raises stops the work.
     """
-    index.prepare(dampings)
-    count = len(index.rows)
-    influence = torch.empty(len(queries), len(dampings), count, dtype=queries.dtype, device=queries.device)
-    for part, score in index.influence(queries, dampings):
-        influence[:, :, part] = score
-        progress(0.5 * part.stop / count)
-    everything = slice(0, count)
+    index = scorer.index
+    scorer.prepare(dampings, lambda done: progress(0.3 * done))
+    listed = scorer.shortlist(gradients, dampings, RELATIVE, top, lambda done: progress(0.3 + 0.4 * done))
+    if listed is None:
+        influence = torch.empty(
+            len(gradients), len(dampings), index.count, dtype=gradients.dtype, device=gradients.device
+        )
+        for part, score in scorer.influence(gradients, dampings, lambda done: progress(0.3 + 0.4 * done)):
+            influence[:, :, part] = score
+    else:
+        influence = listed.influence
+    everybody: slice | Tensor = slice(0, index.count) if listed is None else listed.rows
     done = 0
     tables: list[list[Ranking]] = []
     for numerators in influence:
@@ -51,13 +56,17 @@ def criteria(
         for method in RELATIVE:
             score = torch.stack(
                 [
-                    index.relative(method, numerators[stop], damping, everything)
+                    index.relative(method, numerators[stop], damping, everybody)
                     for stop, damping in enumerate(dampings)
                 ]
             )
-            panel += [_ranking(method, sign, score, top) for sign in ("positive", "negative")]
+            for sign in ("positive", "negative"):
+                table = _ranking(method, sign, score, top)
+                if listed is not None:
+                    table = renumbered(table, dict(enumerate(listed.rows.tolist())))
+                panel.append(table)
             done += 1
-            progress(0.5 + 0.5 * done / (len(RELATIVE) * len(queries)))
+            progress(0.7 + 0.3 * done / (len(RELATIVE) * len(gradients)))
         tables.append(panel)
     return tables
 
@@ -76,7 +85,7 @@ def nearest(neighbors: Neighbors | None, query: Any, top: int) -> Ranking:
 
 
 def renumbered(table: Ranking, position: dict[int, int]) -> Ranking:
-    """The same ranking with training rows replaced by positions in a document."""
+    """The same ranking with its rows replaced, by their positions in a document or the other way."""
     examples = tuple(tuple(position[i] for i in row) for row in table.examples)
     return Ranking(method=table.method, sign=table.sign, examples=examples, scores=table.scores)
 

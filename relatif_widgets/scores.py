@@ -61,7 +61,7 @@ def preconditioned_norm(
     In float64 whatever the rows are: the square of a confident example's
     gradient underflows float32, and its relative influence would be lost.
     """
-    return _weighted_squares(rows, weights.double().square()).sqrt()
+    return weighted_squares(rows, weights.double().square()).sqrt()
 
 
 def self_influence(
@@ -72,7 +72,7 @@ def self_influence(
     Its square root is the denominator of Definition 3.4; large values mark
     outliers and mislabelled examples.
     """
-    return _weighted_squares(rows, weights.double())
+    return weighted_squares(rows, weights.double())
 
 
 def theta_relative(
@@ -154,9 +154,14 @@ def top_k(
     return indices, scores.gather(1, indices)
 
 
-def _weighted_squares(
+def weighted_squares(
     rows: Float[Tensor, "train dim"], weights: Float[Tensor, "stop dim"]
 ) -> Float[Tensor, "stop train"]:
+    """Σ w c² at every damping, in float64.
+
+    >>> weighted_squares(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 2.0]]).double())
+    tensor([[11.]], dtype=torch.float64)
+    """
     # Blocks bound the float64 copy to about 64 MB.
     step = max(1, (1 << 23) // max(1, rows.shape[1]))
     blocks = [(weights @ block.double().square().T) for block in torch.split(rows, step)]

@@ -17,10 +17,15 @@ from torch import Tensor
 from .curvature import Curvature
 from .data import Source, fit_inputs, map_tensors
 from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
-from .gradients import GradientBatch
+from .gradients import GradientBatch, Plan, forward, make_plan
+from .neighbors import Features, find_features
 from .objective import Objective
 
 Label = str | int | float
+
+BATCH = 256
+FORWARD_BYTES = 512 << 20
+WHOLE = Plan()
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Task:
         class_names: One per class; empty in a regression.
         example: Shapes of one input, without the batch dimension.
         target: The first training target, as the data set gives it.
+        plan: How gradients are taken.
     """
 
     objective: Objective
@@ -42,6 +48,7 @@ class Task:
     class_names: tuple[str, ...]
     example: Any
     target: Tensor
+    plan: Plan
     # functional_call swaps tensors on the user's module while it runs.
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
@@ -58,10 +65,37 @@ class Task:
             DataError: NaN or infinite inputs, labels outside the outputs (with the index).
         """
         for first, raw, targets in source.batches(size):
-            if targets is None:
-                raise DataError(f"{source.name} has no targets; expected pairs (input, target).")
-            inputs = self.inputs(raw, source.name, first)
-            yield GradientBatch(self.objective, inputs, self.targets(targets, source.name, first), first)
+            yield self._batch(source, raw, targets, first)
+
+    def some(self, rows: Sequence[int], size: int) -> Iterator[GradientBatch]:
+        """Some examples of the training set, in the given order."""
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            yield self._batch(self.source, *self.source.batch(part), part[0])
+
+    def forward_chunk(self) -> int:
+        """Examples a batch where no per-example gradient is formed."""
+        return max(1, min(BATCH, FORWARD_BYTES // max(1, self.plan.activations)))
+
+    def features(self) -> Features:
+        """What the last layer sees, as a space for k-NN.
+
+        Raises:
+            ModelError: There is no such layer.
+        """
+        raw, _ = self.source.batch(range(min(2, self.source.length)))
+        with self.evaluating():
+            return find_features(self.objective, self.inputs(raw, self.source.name))
+
+    def query(self, inputs: Any, targets: Tensor, first: int = 0) -> GradientBatch:
+        """Queries as a batch."""
+        return GradientBatch(self.objective, inputs, targets, first, self.plan)
+
+    def _batch(self, source: Source, raw: Any, targets: Tensor | None, first: int) -> GradientBatch:
+        if targets is None:
+            raise DataError(f"{source.name} has no targets; expected pairs (input, target).")
+        inputs = self.inputs(raw, source.name, first)
+        return self.query(inputs, self.targets(targets, source.name, first), first)
 
     def inputs(self, inputs: Any, name: str, first: int = 0) -> Any:
         """A batch of inputs on the model's device, finite and in its dtype."""
@@ -77,7 +111,7 @@ class Task:
         Raises:
             DataError: The model does not take these inputs.
         """
-        return _forward(self.objective, inputs)
+        return _forward(self.objective, inputs, self.plan)
 
     def classes(self, targets: Tensor) -> Int[Tensor, "batch"]:
         """The class that each target stands for."""
@@ -165,7 +199,7 @@ def attach(
         ChoiceError: The number of class names is wrong.
     """
     source.probe()
-    rows = range(min(2, source.length))
+    rows = sorted({0, source.length // 2, source.length - 1})
     raw_inputs, raw_targets = source.batch(rows)
     if raw_targets is None:
         raise DataError("train_set has no targets; expected pairs (input, target).")
@@ -184,9 +218,10 @@ def attach(
         _check_independence(objective, inputs, outputs)
         width = outputs.shape[1]
         _targets(objective, width, all_targets, source.name, 0)
-        objective.loss.per_example(outputs, _targets(objective, width, raw_targets, source.name, 0))
-        if curvature.uses_jacobian:
-            objective.loss.curvature_factor(outputs)
+        targets = _targets(objective, width, raw_targets, source.name, 0)
+        objective.loss.per_example(outputs, targets)
+        plan = make_plan(objective, inputs, outputs)
+        curvature.check(GradientBatch(objective, inputs, targets, 0, plan))
     return Task(
         objective=objective,
         source=source,
@@ -194,6 +229,7 @@ def attach(
         class_names=_names(objective, width, class_names, source.class_names),
         example=map_tensors(lambda x: list(x.shape[1:]), inputs),
         target=raw_targets[0],
+        plan=plan,
     )
 
 
@@ -209,10 +245,9 @@ def as_labels(labels: Any) -> list[Any]:
     return [label.tolist() if hasattr(label, "tolist") else label for label in labels]
 
 
-def _forward(objective: Objective, inputs: Any) -> Tensor:
+def _forward(objective: Objective, inputs: Any, plan: Plan = WHOLE) -> Tensor:
     try:
-        with torch.no_grad():
-            return objective.outputs(objective.parameters, inputs)
+        return forward(objective, inputs, plan)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, RelatifError):
             raise

@@ -32,10 +32,15 @@ def hessian(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], x: Tenso
     """∇²_θ Σ_i ℓ, row by row: backward through the gradient."""
     parameters = flat_parameters(model)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        first = torch.autograd.grad(loss(model(x), y).sum(), parameters, create_graph=True)
+        first = torch.autograd.grad(
+            loss(model(x), y).sum(), parameters, create_graph=True, materialize_grads=True
+        )
     slope = torch.cat([grad.reshape(-1) for grad in first])
     rows = []
     for value in slope:
+        if not value.requires_grad:
+            rows.append(torch.zeros(len(slope), dtype=slope.dtype))
+            continue
         second = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         parts = [
             (torch.zeros_like(parameter) if grad is None else grad).reshape(-1)
@@ -55,6 +60,52 @@ def softmax_fisher(model: nn.Module, x: Tensor) -> Tensor:
             g = gradient(model, loss, xi, torch.tensor(label))
             total = total + probability * torch.outer(g, g)
     return total / len(x)
+
+
+def kronecker(model: nn.Sequential, x: Tensor, *, measured: bool) -> Tensor:
+    """K-FAC, or with measured eigenvalues EK-FAC, as one dense block-diagonal matrix.
+
+    Example by example, label by label, position by position; for Linear and
+    Conv2d layers with biases, in the order of the parameters.
+    """
+    layers = [i for i, module in enumerate(model) if isinstance(module, (nn.Linear, nn.Conv2d))]
+    seen: dict[int, list[tuple[float, Tensor, Tensor]]] = {i: [] for i in layers}  # (p, a [t, i], d [t, o])
+    for xi in x:
+        value, inputs, outputs = xi[None], {}, {}
+        for i, module in enumerate(model):
+            if i in layers:
+                inputs[i] = value.detach()
+            value = module(value)
+            if i in layers:
+                outputs[i] = value
+        chances = value[0].softmax(0).detach()
+        for label, chance in enumerate(chances):
+            loss = nn.functional.cross_entropy(value, torch.tensor([label]))
+            slopes = torch.autograd.grad(loss, list(outputs.values()), retain_graph=True)
+            for i, slope in zip(layers, slopes, strict=True):
+                module = model[i]
+                if isinstance(module, nn.Conv2d):
+                    a = nn.functional.unfold(inputs[i], module.kernel_size, padding=module.padding)[0].T
+                    d = slope[0].flatten(1).T
+                else:
+                    a, d = inputs[i].reshape(-1, inputs[i].shape[-1]), slope.reshape(-1, slope.shape[-1])
+                a = torch.cat([a, torch.ones(len(a), 1, dtype=a.dtype)], 1)
+                seen[i].append((float(chance), a, d))
+    blocks = []
+    for i in layers:
+        n, positions = len(x), len(seen[i][0][1])
+        of_inputs = sum(p * a.T @ a for p, a, _ in seen[i]) / n  # the chances of one example sum to 1
+        of_slopes = sum(p * d.T @ d for p, _, d in seen[i]) / n / positions
+        block = torch.kron(of_slopes, of_inputs)
+        if measured:
+            basis = torch.kron(torch.linalg.eigh(of_slopes)[1], torch.linalg.eigh(of_inputs)[1])
+            moments = sum(p * (basis.T @ (d.T @ a).reshape(-1)) ** 2 for p, a, d in seen[i]) / n
+            block = basis @ torch.diag(moments) @ basis.T
+        out, into = of_slopes.shape[0], of_inputs.shape[0]
+        places = torch.arange(out * into).reshape(out, into)
+        order = torch.cat([places[:, :-1].reshape(-1), places[:, -1]])
+        blocks.append(block[order[:, None], order])
+    return torch.block_diag(*blocks)
 
 
 def influence(curvature: Tensor, damping: float, queries: Tensor, train: Tensor) -> Tensor:

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import oracles
 import pytest
 import torch
-from cases import blobs, mlp
+from cases import Golden, blobs, mlp
+from networks import NETWORKS
 from torch import Tensor, nn
 
-from relatif_widgets import Explainer, ModelError
-from relatif_widgets.curvature import CURVATURES, Eigenbasis
+from relatif_widgets import ChoiceError, Explainer, ModelError
+from relatif_widgets.curvature import (
+    CURVATURES,
+    EKFAC,
+    Eigenbasis,
+    FisherLabels,
+    Hessian,
+    Lissa,
+    LowRank,
+    affordable_rank,
+    as_curvature,
+)
+from relatif_widgets.curvature.base import Columns
+from relatif_widgets.curvature.labels import Labels
+from relatif_widgets.gradients import GradientBatch
+from relatif_widgets.objective import make_objective
 
 LOSS = nn.CrossEntropyLoss(reduction="none")
 
 
 def matrix(explainer: Explainer) -> Tensor:
-    """Q Λ Qᵀ."""
+    """Q Λ Qᵀ + μ (I − QQᵀ), written out."""
     basis = explainer._ready().index.basis
-    assert basis.vectors is not None
     assert basis.eigenvalues is not None
-    return basis.vectors @ torch.diag(basis.eigenvalues) @ basis.vectors.T
+    unit = torch.eye(explainer.parameter_count, dtype=torch.float64)
+    rows = basis.rotation.rotate(unit).dense()
+    whole = rows @ torch.diag(basis.eigenvalues) @ rows.T
+    return whole if basis.tail is None else whole + basis.tail * (unit - rows @ rows.T)
 
 
 def fitted(curvature: str) -> Explainer:
@@ -74,7 +93,7 @@ def test_block_and_whole_fisher_agree_where_there_is_one_layer() -> None:
     torch.testing.assert_close(block, whole, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("curvature", CURVATURES)
+@pytest.mark.parametrize("curvature", sorted(CURVATURES.keys() - {"lissa"}))  # it has no matrix to look at
 def test_every_curvature_gives_scores_normalizers_and_an_explanation(curvature: str) -> None:
     x, y = blobs(12)
     explainer = Explainer(mlp(), (x, y), curvature=curvature, damping=1.0).fit(progress=False)
@@ -96,8 +115,365 @@ def test_every_curvature_gives_scores_normalizers_and_an_explanation(curvature: 
     assert explainer.explain(x[0]).provenance.curvature == curvature
 
 
+@pytest.mark.parametrize("measured", [False, True], ids=["kfac", "ekfac"])
+def test_the_kronecker_factors_equal_a_dense_construction(measured: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, (2, 3), padding=1),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(60, 4),
+        nn.Tanh(),
+        nn.Linear(4, 3),
+    ).double()
+    x = torch.randn(7, 2, 4, 4, dtype=torch.float64)
+    explainer = Explainer(
+        model,
+        (x, torch.arange(7) % 3),
+        curvature="ekfac" if measured else "kfac",
+        fisher_labels="exact",
+        batch_size=3,
+    ).fit(progress=False)
+    right = oracles.kronecker(model, x, measured=measured)
+    torch.testing.assert_close(matrix(explainer), right, rtol=1e-9, atol=1e-13)
+
+
+def test_ekfac_is_the_exact_diagonal_of_the_fisher_in_its_basis() -> None:
+    explainer = Explainer(mlp(), blobs(12), curvature="ekfac", fisher_labels="exact").fit(progress=False)
+    basis = explainer._ready().index.basis
+    rows = basis.rotation.rotate(torch.eye(43, dtype=torch.float64)).dense()
+    fisher = oracles.softmax_fisher(mlp(), blobs(12)[0])
+    torch.testing.assert_close(basis.eigenvalues, torch.diagonal(rows.T @ fisher @ rows))
+    torch.testing.assert_close(rows @ rows.T, torch.eye(43, dtype=torch.float64))  # an orthogonal basis
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"data-dependent"}))  # Explainer refuses it
+def test_kfac_and_ekfac_take_every_kind_of_layer(name: str) -> None:
+    """Blocks of what hooks do not cover are exact; every parameter is somewhere; rows are orthogonally turned."""
+    case = NETWORKS[name]
+    model, x = case.model(), case.inputs()
+    y = torch.tensor([0, 1, 2, 0, 1])
+    right = oracles.gradients(model, LOSS, x, y)
+    for curvature in ("kfac", "ekfac"):
+        explainer = Explainer(model, (x, y), curvature=curvature, fisher_labels="empirical").fit(
+            progress=False
+        )
+        index = explainer._ready().index
+        assert index.rows is not None
+        torch.testing.assert_close(index.basis.rotation.back(index.rows), right, rtol=1e-9, atol=1e-11)
+        dense = matrix(explainer)
+        found = explainer.scores(x, y, method="influence", damping=0.1)
+        torch.testing.assert_close(found, oracles.influence(dense, 0.1, right, right), rtol=1e-8, atol=1e-9)
+        mean = right.T @ right / 5
+        for module, parameters in by_module(model).items():
+            if module not in case.covered:
+                block = dense[parameters[:, None], parameters]
+                torch.testing.assert_close(
+                    block, mean[parameters[:, None], parameters], rtol=1e-8, atol=1e-10
+                )
+
+
+def by_module(model: nn.Module) -> dict[str, Tensor]:
+    """Positions of each module's own parameters."""
+    found: dict[str, list[Tensor]] = {}
+    start = 0
+    for name, value in model.named_parameters():
+        owner = (
+            name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+        )
+        found.setdefault(owner, []).append(torch.arange(start, start + value.numel()))
+        start += value.numel()
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def test_what_is_too_large_for_an_exact_block_gets_its_diagonal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relatif_widgets.curvature.kronecker.BLOCK_LIMIT", 30)
+    case = NETWORKS["embedding"]  # 9 × 4 = 36 numbers
+    model, x, y = case.model(), case.inputs(), torch.tensor([0, 1, 2, 0, 1])
+    explainer = Explainer(model, (x, y), curvature="kfac", fisher_labels="empirical").fit(progress=False)
+    g = oracles.gradients(model, LOSS, x, y)[:, :36]
+    torch.testing.assert_close(matrix(explainer)[:36, :36], torch.diag(g.square().mean(0)))
+    assert "diagonal for embed" in explainer.report()
+    assert "K-FAC in out" in explainer.report()
+
+
+@pytest.mark.parametrize("rank", [3, 8, 20])
+def test_low_rank_is_the_fishers_leading_eigenpairs_and_spreads_the_rest(rank: int) -> None:
+    fisher = oracles.softmax_fisher(mlp(), blobs(12)[0])
+    values, vectors = torch.linalg.eigh(fisher)
+    curvature = LowRank(rank, "exact", iterations=30)
+    explainer = Explainer(mlp(), blobs(12), curvature=curvature, batch_size=5).fit(progress=False)
+    top = vectors[:, -rank:]
+    tail = float(values[:-rank].sum()) / (43 - rank)
+    right = top @ torch.diag(values[-rank:]) @ top.T
+    right = right + tail * (torch.eye(43, dtype=torch.float64) - top @ top.T)
+    torch.testing.assert_close(matrix(explainer), right, rtol=1e-6, atol=1e-8)
+    assert explainer._ready().index.basis.mean_eigenvalue == pytest.approx(float(torch.trace(fisher)) / 43)
+
+
+def test_low_rank_scores_are_those_of_its_matrix_by_every_road() -> None:
+    """Scores for all, and top k by a shortlist whose gradients are computed afresh."""
+    x, y = blobs(1200)
+    explainer = Explainer(mlp(), (x, y), curvature=LowRank(6, "exact", iterations=2), damping=0.01)
+    explainer.fit(progress=False)
+    train = oracles.gradients(mlp(), LOSS, x, y)
+    dense = matrix(explainer)
+    right = oracles.influence(dense, 0.01, train[:3], train)
+    theta, own = oracles.normalizers(dense, 0.01, train)
+    for method, score in [
+        ("influence", right),
+        ("theta_relative", right / theta),
+        ("loss_relative", right / own),
+    ]:
+        for some in (slice(0, 1), slice(0, 3)):  # by forward mode; by gradients
+            found = explainer.scores(x[some], y[some], method=method)
+            torch.testing.assert_close(found, score[some], rtol=1e-8, atol=1e-10)
+        for sign, key in [("positive", score), ("negative", -score), ("both", score.abs())]:
+            best = explainer.top_k(x[:1], y[:1], k=5, method=method, sign=sign)
+            listed = explainer._scorer().shortlist(train[:1], [0.01], [method], 5, lambda done: None)
+            assert listed is not None  # or this test would test the other road
+            assert best.indices[0].tolist() == key[0].topk(5).indices.tolist()
+            torch.testing.assert_close(best.scores[0], score[0, best.indices[0]], rtol=1e-8, atol=1e-10)
+    shown = explainer.explain(x[0], labels=[int(y[0])])
+    for method, score in [
+        ("influence", right),
+        ("theta_relative", right / theta),
+        ("loss_relative", right / own),
+    ]:
+        rows = [
+            shown.examples[i].index
+            for i in shown.panels[0].ranking(method, "positive").examples[shown.stop_at(0.01)]
+        ]
+        assert rows[:5] == score[0].topk(5).indices.tolist()
+
+
+def test_a_certificate_is_never_wrong_and_not_always_withheld() -> None:
+    x, y = blobs(1200)
+    truth = Explainer(mlp(), (x, y), curvature="fisher", damping=0.1).fit(progress=False)
+    given = 0
+    for rank in (4, 12, 30):
+        explainer = Explainer(mlp(), (x, y), curvature=LowRank(rank, "exact", iterations=4), damping=0.1)
+        explainer.fit(progress=False)
+        for query in range(12):
+            best = explainer.top_k(x[query : query + 1], k=5)
+            exact = explainer.scores(x[query : query + 1])[0]
+            if bool(best.certified):
+                given += 1
+                assert best.indices[0].tolist() == exact.topk(5).indices.tolist()
+    assert given > 0
+    assert bool(truth.top_k(x[:12], k=5).certified.all())
+
+
+@pytest.mark.parametrize("labels", ["sample", "rademacher"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "weighted", "bce_with_logits", "mse"])
+def test_drawn_labels_estimate_the_exact_expectation(labels: FisherLabels, loss: str) -> None:
+    """The mean over many draws, within four standard errors, for every loss with a likelihood."""
+    torch.manual_seed(0)
+    outputs = torch.randn(1, 3, dtype=torch.float64)
+    module = {
+        "cross_entropy": nn.CrossEntropyLoss(),
+        "weighted": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 0.5]), label_smoothing=0.2),
+        "bce_with_logits": nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 4.0, 0.3])),
+        "mse": nn.MSELoss(),
+    }[loss]
+    fixed = nn.Linear(1, 3).double()
+    objective = make_objective(fixed, module)
+    batch = GradientBatch(objective, torch.zeros(20_000, 1).double(), torch.zeros(20_000).long())
+    batch.__dict__["outputs"] = outputs.expand(20_000, 3)
+    drawn = Labels(labels)
+    drawn.begin_pass()
+    slopes = drawn.slopes(batch)[:, 0]
+    products = slopes[:, :, None] * slopes[:, None, :]
+    factor = objective.loss.curvature_factor(outputs)[0]
+    error = (products.mean(0) - factor.T @ factor).abs()
+    assert bool((error <= 4 * products.std(0) / 20_000**0.5 + 1e-12).all())
+    torch.testing.assert_close(slopes.T @ slopes / 20_000, factor.T @ factor, rtol=0.1, atol=0.02)
+
+
+def test_random_signs_scatter_less_than_drawn_labels_where_the_model_is_sure() -> None:
+    objective = make_objective(nn.Linear(1, 3).double(), "cross_entropy")
+    batch = GradientBatch(objective, torch.zeros(20_000, 1).double(), torch.zeros(20_000).long())
+    batch.__dict__["outputs"] = torch.tensor([[5.0, 0.0, 0.0]], dtype=torch.float64).expand(20_000, 3)
+    spread = {}
+    for kind in ("sample", "rademacher"):
+        labels = Labels(kind)
+        labels.begin_pass()
+        slopes = labels.slopes(batch)[:, 0]
+        spread[kind] = float((slopes[:, :, None] * slopes[:, None, :]).std(0).max())
+    assert spread["rademacher"] < spread["sample"] / 4
+
+
+def test_labels_do_not_depend_on_the_batch_size() -> None:
+    found = [
+        Explainer(mlp(), blobs(40), curvature="low_rank", batch_size=size).fit(progress=False)
+        for size in (40, 7)
+    ]
+    torch.testing.assert_close(matrix(found[0]), matrix(found[1]), rtol=1e-7, atol=1e-10)
+
+
+def test_coverage_leaves_out_the_smallest_label_directions() -> None:
+    whole = Explainer(mlp(), blobs(40), curvature=LowRank(43, "exact")).fit(progress=False)
+    most = Explainer(mlp(), blobs(40), curvature=LowRank(43, "exact", coverage=0.999)).fit(progress=False)
+    all_but_nothing = LowRank(43, "exact", coverage=1 - 1e-15)
+    nearly = Explainer(mlp(), blobs(40), curvature=all_but_nothing).fit(progress=False)
+    torch.testing.assert_close(matrix(nearly), matrix(whole), rtol=1e-7, atol=1e-9)
+    difference = matrix(whole) - matrix(most)
+    share = float(torch.trace(difference) / torch.trace(matrix(whole)))
+    assert 0 < share < 0.01
+    assert float(torch.linalg.eigvalsh(difference).min()) > -1e-8  # what is left out was positive
+
+
+def test_lissa_solves_what_a_dense_solve_does() -> None:
+    golden = Golden("digits_softmax")
+    curvature = Lissa(batch_size=90, tolerance=1e-8, repeats=1, normalizers=Hessian())
+    explainer = Explainer(golden.model, golden.train, curvature=curvature, damping=0.1).fit(progress=False)
+    for method in ("influence", "theta_relative", "loss_relative"):
+        found = explainer.scores(golden.test[0], golden.test[1], method=method)
+        right = golden.scores(method, "hessian", 0.1)
+        torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-6 * float(right.abs().max()))
+    assert curvature.convergence is not None
+    assert curvature.convergence.converged
+    assert curvature.convergence.error <= 1e-8
+    assert curvature.convergence.spread == 0
+    assert "converged after" in explainer.report()
+
+
+@pytest.mark.parametrize("matrix", ["hessian", "fisher"])
+def test_lissa_on_batches_comes_close_and_says_how_close(matrix: str) -> None:
+    golden = Golden("digits_softmax")
+    curvature = Lissa(matrix=matrix, batch_size=30, tolerance=0.05, repeats=4, seed=1)  # type: ignore[arg-type]
+    explainer = Explainer(golden.model, golden.train, curvature=curvature, damping=0.1).fit(progress=False)
+    found = explainer.scores(golden.test[0], golden.test[1], method="influence")
+    right = golden.scores("influence", "hessian", 0.1)  # of a linear model, the Fisher too
+    assert float(torch.corrcoef(torch.stack([found.flatten(), right.flatten()]))[0, 1]) > 0.99
+    assert curvature.convergence is not None
+    assert 0 < curvature.convergence.spread < 0.3
+    again = Lissa(matrix=matrix, batch_size=30, tolerance=0.05, repeats=4, seed=1)  # type: ignore[arg-type]
+    second = Explainer(golden.model, golden.train, curvature=again, damping=0.1).fit(progress=False)
+    assert torch.equal(second.scores(golden.test[0], golden.test[1], method="influence"), found)
+
+
+def test_lissa_takes_its_normalizers_from_ekfac() -> None:
+    golden = Golden("digits_convnet")
+    explainer = Explainer(
+        golden.model, golden.train, curvature=Lissa(normalizers=EKFAC("exact")), damping=0.1
+    ).fit(progress=False)
+    torch.testing.assert_close(explainer.self_influence().sqrt(), golden.tensor("l|ekfac|0.1"))
+    torch.testing.assert_close(explainer.self_influence(0.01).sqrt(), golden.tensor("l|ekfac|0.01"))
+
+
+def test_lissa_that_diverges_names_scale_and_damping() -> None:
+    golden = Golden("digits_softmax")
+    explainer = Explainer(golden.model, golden.train, curvature=Lissa(scale=0.05), damping=0.01)
+    explainer.fit(progress=False)
+    with pytest.raises(ModelError, match="LiSSA diverges at scale 0.05 and damping 0.01: after .* steps"):
+        explainer.scores(golden.test[0][:1], method="influence")
+
+
+def test_lissa_that_runs_out_of_steps_says_so() -> None:
+    golden = Golden("digits_softmax")
+    explainer = Explainer(golden.model, golden.train, curvature=Lissa(steps=100), damping=0.001)
+    explainer.fit(progress=False)
+    shown = explainer.explain(golden.test[0][0])
+    assert "NOT converged: allow more steps" in shown.provenance.curvature_detail
+    assert shown.dampings == (0.001,)  # each stop would be a recursion of its own
+
+
+@pytest.mark.parametrize("curvature", ["ekfac", "fisher", "kfac"])
+def test_rows_that_do_not_fit_are_replaced_by_passes(curvature: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = blobs(60)
+    stored = Explainer(mlp(), (x, y), curvature=curvature, damping=0.1).fit(progress=False)
+    monkeypatch.setattr("relatif_widgets.fitting._row_bytes", lambda task, rotation: 1 << 60)
+    passed = Explainer(mlp(), (x, y), curvature=curvature, damping=0.1).fit(progress=False)
+    assert passed._ready().index.rows is None
+    assert "no rows" in passed.report()
+    for method in ("influence", "theta_relative", "loss_relative"):
+        for damping in (0.1, 0.25):  # a stop, and one that needs another pass for its normalizers
+            torch.testing.assert_close(
+                passed.scores(x[:3], method=method, damping=damping),
+                stored.scores(x[:3], method=method, damping=damping),
+                rtol=1e-8,
+                atol=1e-10,
+            )
+        ours, theirs = passed.top_k(x[:2], k=4, method=method), stored.top_k(x[:2], k=4, method=method)
+        assert torch.equal(ours.indices, theirs.indices)
+        assert bool(ours.certified.all())
+    torch.testing.assert_close(passed.self_influence(0.03), stored.self_influence(0.03))
+    ours, theirs = passed.explain(x[0], damping=0.07), stored.explain(x[0], damping=0.07)
+    assert ours.dampings == theirs.dampings
+    for mine, other in zip(ours.panels[0].rankings, theirs.panels[0].rankings, strict=True):
+        assert [[ours.examples[i].index for i in row] for row in mine.examples] == [
+            [theirs.examples[i].index for i in row] for row in other.examples
+        ]
+
+
+def test_auto_takes_the_most_faithful_that_fits() -> None:
+    def chosen(size: int, count: int = 1000, memory: int = 10**10) -> str:
+        return as_curvature("auto", size, count, memory).name
+
+    assert chosen(8_000) == "fisher"
+    assert chosen(8_000, memory=10**9) == "low_rank"  # a dense matrix of that size takes 2 GB
+    assert chosen(8_001) == "low_rank"
+    assert chosen(24_234, count=50_000, memory=2 * 10**9) == "low_rank"
+    assert chosen(11_000_000, memory=4 * 10**9) == "ekfac"
+
+
+def test_as_many_eigenpairs_as_memory_allows() -> None:
+    assert affordable_rank(24_234, 50_000, 4, 10**10) == 1024
+    tight = affordable_rank(24_234, 50_000, 4, 4 * 10**8)
+    assert 64 < tight < 1024
+    assert affordable_rank(24_234, 50_000, 4, 8 * 10**8) == pytest.approx(2 * tight, abs=1)
+    explainer = Explainer(mlp(), blobs(30), curvature="low_rank", memory_limit="30kB").fit(progress=False)
+    assert len(explainer._ready().index.basis.eigenvalues) < 30
+
+
+def test_fisher_labels_are_for_curvatures_that_draw_them() -> None:
+    data = blobs(12)
+    for curvature in ("fisher", "identity", "lissa"):
+        with pytest.raises(ChoiceError, match=f"changes nothing for curvature='{curvature}'"):
+            Explainer(mlp(), data, curvature=curvature, fisher_labels="exact")
+    with pytest.raises(ChoiceError, match="give it to the object itself, as in LowRank"):
+        Explainer(mlp(), data, curvature=LowRank(3), fisher_labels="exact")
+    with pytest.raises(ChoiceError, match="fisher_labels='smaple' is not known.*Did you mean 'sample'"):
+        Explainer(mlp(), data, curvature="ekfac", fisher_labels="smaple")
+    found = Explainer(mlp(), data, curvature="ekfac", fisher_labels="empirical").fit(progress=False)
+    assert "EK-FAC, training labels" in found.report()
+
+
+def test_a_loss_without_a_likelihood_is_told_what_to_use_instead() -> None:
+    def huber(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.huber_loss(outputs[:, 0], targets.double(), reduction="none")
+
+    x, y = blobs(12)
+    for curvature in ("auto", "fisher", "block_fisher", "low_rank", "kfac", "ekfac", "lissa"):
+        with pytest.raises(ModelError, match=r"loss 'huber' has no known likelihood.*\"hessian\" or"):
+            Explainer(mlp(), (x, y), loss=huber, curvature=curvature)
+    for curvature, labels in [("hessian", None), ("low_rank", "empirical"), ("ekfac", "empirical")]:
+        explainer = Explainer(mlp(), (x, y), loss=huber, curvature=curvature, fisher_labels=labels)
+        assert explainer.fit(progress=False).scores(x[:2], y[:2], damping=1.0).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LowRank(0), "rank=0; expected a whole number"),
+        (lambda: LowRank(iterations=1.5), "iterations=1.5; expected a whole number"),
+        (lambda: LowRank(coverage=0), "coverage=0; expected a share"),
+        (lambda: Lissa(tolerance=0), "tolerance=0; expected a relative error"),
+        (lambda: Lissa(scale=-1), "scale=-1; expected a number above 0"),
+        (lambda: Lissa(repeats=0), "repeats=0; expected a whole number"),
+        (lambda: Lissa(matrix="hesian"), "matrix='hesian' is not known.*Did you mean 'hessian'"),
+    ],
+)
+def test_bad_options_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ChoiceError, match=message):
+        make()
+
+
 def test_a_singular_matrix_is_refused_with_the_damping_that_would_do() -> None:
-    basis = Eigenbasis("test matrix", torch.tensor([-0.5, 2.0], dtype=torch.float64), torch.eye(2))
+    basis = Eigenbasis(
+        "test matrix", Columns(torch.eye(2)), torch.tensor([-0.5, 2.0], dtype=torch.float64), size=2
+    )
     with pytest.raises(
         ModelError, match=r"test matrix is singular at damping 0.5: .*take a damping above 0.5"
     ):

@@ -151,12 +151,16 @@ def test_any_object_of_the_protocol_is_a_curvature(data: tuple[Tensor, Tensor]) 
     )
 
 
-def test_auto_takes_the_fisher_and_refuses_what_is_too_large_for_it(data: tuple[Tensor, Tensor]) -> None:
+def test_auto_takes_the_fisher_then_the_low_rank_one_and_says_which(data: tuple[Tensor, Tensor]) -> None:
     assert "curvature='fisher'" in repr(Explainer(mlp(), data))
+    torch.manual_seed(0)
     large = nn.Sequential(nn.Linear(4, 2000), nn.ReLU(), nn.Linear(2000, 3)).double()
-    with pytest.raises(ModelError, match=r"16,003 parameters.*about 8,000.*parameters=\"fc\""):
-        Explainer(large, data)
     assert Explainer(large, data, parameters="2").parameter_count == 6003
+    explainer = Explainer(large, data, damping=0.1).fit(progress=False)
+    assert "16,003 parameters, curvature='low_rank'" in repr(explainer)
+    shown = explainer.explain(data[0][0])
+    assert shown.provenance.curvature == "low_rank"
+    assert "low-rank whole Fisher" in shown.provenance.curvature_detail
 
 
 # explain
@@ -466,8 +470,11 @@ def test_unknown_options_are_refused(
 
 
 def test_memory_limit_is_obeyed_or_refused(data: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(ModelError, match=r"Fitting needs about .*memory_limit is 0.03 MB"):
-        Explainer(mlp(), data, memory_limit="30 kB")
+    with pytest.raises(
+        ModelError, match=r"Fitting needs about .*and 0.03 MB may be used.*\"low_rank\" or \"ekfac\""
+    ):
+        Explainer(mlp(), data, curvature="fisher", memory_limit="30 kB")
+    assert "ekfac" in repr(Explainer(mlp(), data, memory_limit="65 kB"))  # "auto" takes what fits
     small = Explainer(mlp(), data, memory_limit="200kB")
     assert small._chunk < 40  # one batch is kept to an eighth of the limit
     large = Explainer(mlp(), data).fit(progress=False)

@@ -3,153 +3,108 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from typing import Any
 
 import oracles
 import pytest
 import torch
+from networks import NETWORKS, Case
 from torch import Tensor, nn
 
-from relatif_widgets.gradients import GradientBatch, loss_hessian, output_jacobian, per_example_gradients
-from relatif_widgets.objective import make_objective
+from relatif_widgets.gradients import (
+    GradientBatch,
+    Plan,
+    Way,
+    loss_hessian,
+    make_plan,
+    output_jacobian,
+    pull_back,
+)
+from relatif_widgets.objective import Objective, make_objective
 
 CROSS_ENTROPY = nn.CrossEntropyLoss(reduction="none")
+LABELS = torch.tensor([0, 1, 2, 0, 1])
 
 
-class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
-        super().__init__()
-        self.cell = kind(3, 4, batch_first=True)
-        self.out = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.cell(x)[0][:, -1])
+@pytest.fixture(params=NETWORKS)
+def case(request: pytest.FixtureRequest) -> Case:
+    return NETWORKS[request.param]
 
 
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.one = nn.Linear(4, 4)
-        self.two = nn.Linear(4, 4)
-        self.two.weight = self.one.weight
-        self.out = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.tanh(self.two(torch.tanh(self.one(x)))))
+def planned(model: nn.Module, inputs: Any, **choice: Any) -> tuple[Objective, Plan]:
+    objective = make_objective(model, **choice)
+    with objective.evaluating(), torch.no_grad():
+        some = inputs[:3] if isinstance(inputs, Tensor) else inputs
+        return objective, make_plan(objective, some, objective.outputs(objective.parameters, some))
 
 
-class Twice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-        self.out = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.tanh(self.layer(torch.tanh(self.layer(x)))))
+def test_the_fastest_way_that_is_right_is_chosen(case: Case) -> None:
+    objective, plan = planned(case.model(), case.inputs())
+    assert tuple(layer.name for layer in plan.layers) == case.covered
+    assert plan.way == case.way
+    assert bool(plan.rest(objective)) == (case.way != "hooks")
 
 
-class DataDependent(nn.Module):
-    """Python control flow on values, which vmap cannot trace."""
+def test_gradients_and_jacobians_equal_one_backward_pass_per_example(case: Case) -> None:
+    model, x = case.model(), case.inputs()
+    right = oracles.gradients(model, CROSS_ENTROPY, x, LABELS)
+    objective, plan = planned(model, x)
+    batch = GradientBatch(objective, x, LABELS, plan=plan)
+    torch.testing.assert_close(batch.gradients, right, rtol=1e-9, atol=1e-12)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.one = nn.Linear(4, 3)
-        self.two = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.one(x) if float(x.sum()) > 0 else self.two(x)
-
-
-def batch_norm() -> nn.Module:
-    model = nn.Sequential(
-        nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3)
-    ).double()
-    model(torch.randn(8, 2, 4, 4, dtype=torch.float64))  # gives the running statistics values
-    return model
-
-
-VECTOR, PICTURE, SERIES = (5, 4), (5, 2, 4, 4), (5, 6, 3)
-MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "linear": (lambda: nn.Linear(4, 3), VECTOR),
-    "mlp": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), VECTOR),
-    "no bias": (lambda: nn.Linear(4, 3, bias=False), VECTOR),
-    "conv2d": (
-        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.Flatten(), nn.Linear(16, 3)),
-        PICTURE,
-    ),
-    "grouped conv": (
-        lambda: nn.Sequential(nn.Conv2d(2, 4, 2, groups=2), nn.Flatten(), nn.Linear(36, 3)),
-        PICTURE,
-    ),
-    "conv1d": (lambda: nn.Sequential(nn.Conv1d(6, 4, 2, dilation=2), nn.Flatten(), nn.Linear(4, 3)), SERIES),
-    "transposed conv": (
-        lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(75, 3)),
-        PICTURE,
-    ),
-    "layer norm": (lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3)), VECTOR),
-    "group norm": (
-        lambda: nn.Sequential(nn.Conv2d(2, 4, 2), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(36, 3)),
-        PICTURE,
-    ),
-    "batch norm": (batch_norm, PICTURE),
-    "dropout": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, 3)), VECTOR),
-    "lstm": (lambda: Recurrent(nn.LSTM), SERIES),
-    "gru": (lambda: Recurrent(nn.GRU), SERIES),
-    "tied weights": (Tied, VECTOR),
-    "layer used twice": (Twice, VECTOR),
-    "weight norm": (
-        lambda: nn.Sequential(
-            nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3)
-        ),
-        VECTOR,
-    ),
-    "transformer": (
-        lambda: nn.Sequential(
-            nn.Linear(3, 4),
-            nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
-            nn.Flatten(),
-            nn.Linear(24, 3),
-        ),
-        SERIES,
-    ),
-    "data-dependent": (DataDependent, VECTOR),
-}
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_gradients_and_jacobians_equal_one_backward_pass_per_example(name: str) -> None:
-    torch.manual_seed(0)
-    make, shape = MODELS[name]
-    model = make().double().eval()
-    x = torch.randn(shape, dtype=torch.float64)
-    y = torch.tensor([0, 1, 2, 0, 1])
-    right = oracles.gradients(model, CROSS_ENTROPY, x, y)
-    objective = make_objective(model)
-
-    found = per_example_gradients(objective, x, y)
-    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
-
-    outputs, jacobian = output_jacobian(objective, x)
     with torch.no_grad():
         expected = torch.cat([model(one[None]) for one in x])
-    torch.testing.assert_close(outputs, expected)
-    delta = outputs.softmax(1) - nn.functional.one_hot(y, 3)
+    batch = GradientBatch(objective, x, LABELS, plan=plan)
+    jacobian = batch.jacobian
+    torch.testing.assert_close(batch.outputs, expected)
+    delta = expected.softmax(1) - nn.functional.one_hot(LABELS, 3)
     torch.testing.assert_close(torch.einsum("bo,bop->bp", delta, jacobian), right, rtol=1e-9, atol=1e-12)
-
-    batch = GradientBatch(objective, x, y)
-    _ = batch.jacobian
     torch.testing.assert_close(batch.gradients, right, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"data-dependent"}))  # its batch takes one branch
-def test_the_hessian_equals_double_backward(name: str) -> None:
-    torch.manual_seed(0)
-    make, shape = MODELS[name]
-    model = make().double().eval()
-    x = torch.randn(shape, dtype=torch.float64)
-    y = torch.tensor([0, 1, 2, 0, 1])
-    found = loss_hessian(make_objective(model), x, y)
-    right = oracles.hessian(model, CROSS_ENTROPY, x, y)
+@pytest.mark.parametrize("way", ["vmap", "loop"])
+def test_torch_func_and_the_loop_equal_the_hooks(case: Case, way: Way) -> None:
+    model, x = case.model(), case.inputs()
+    right = oracles.gradients(model, CROSS_ENTROPY, x, LABELS)
+    objective = make_objective(model)
+    with torch.no_grad():
+        outputs = torch.cat([model(one[None]) for one in x])
+    delta = outputs.softmax(1) - nn.functional.one_hot(LABELS, 3)
+    with objective.evaluating():
+        found = pull_back(objective, objective.parameters, x, delta, way)
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+
+
+def test_layers_and_the_rest_together_are_the_whole_gradient(case: Case) -> None:
+    x = case.inputs()
+    objective, plan = planned(case.model(), x)
+    batch = GradientBatch(objective, x, LABELS, plan=plan)
+    whole = batch.gradients
+    pieces = torch.full_like(whole, torch.nan)
+    for layer in plan.layers:
+        layer.scatter(batch.layer_gradients(layer, batch.loss_slopes), pieces)
+        torch.testing.assert_close(layer.gather(pieces), layer.gather(whole))
+    pieces[pieces.isnan()] = batch.pull_back_rest(batch.loss_slopes[:, None])[:, 0].flatten()
+    torch.testing.assert_close(pieces, whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["by forward mode", "by gradients"])
+def test_products_with_vectors_equal_those_of_the_gradients(case: Case, count: int) -> None:
+    x = case.inputs()
+    objective, plan = planned(case.model(), x)
+    generator = torch.Generator().manual_seed(2)
+    vectors = torch.randn(count, objective.size, generator=generator, dtype=torch.float64)
+    found = GradientBatch(objective, x, LABELS, plan=plan).products(vectors)
+    right = GradientBatch(objective, x, LABELS, plan=plan).gradients @ vectors.T
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+
+
+def test_the_hessian_equals_double_backward(case: Case) -> None:
+    if case.make is NETWORKS["data-dependent"].make:
+        pytest.skip("its batch takes one branch")
+    model, x = case.model(), case.inputs()
+    found = loss_hessian(make_objective(model), x, LABELS)
+    right = oracles.hessian(model, CROSS_ENTROPY, x, LABELS)
     torch.testing.assert_close(found, right, rtol=1e-8, atol=1e-10)
 
 
@@ -167,22 +122,56 @@ def test_inputs_may_be_a_tuple_or_a_dict() -> None:
     model = Two().double()
     a, b = torch.randn(4, 2, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
     y = torch.tensor([0, 1, 2, 0])
-    objective = make_objective(model)
-    by_tuple = per_example_gradients(objective, (a, b), y)
-    by_dict = per_example_gradients(objective, {"b": b, "a": a}, y)
     loss = nn.functional.cross_entropy(model(a[2:3], b[2:3]), y[2:3])
     right = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))])
-    torch.testing.assert_close(by_tuple[2], right)
-    torch.testing.assert_close(by_dict, by_tuple)
+    for inputs in ((a, b), {"b": b, "a": a}):
+        objective, plan = planned(model, inputs)
+        assert plan.way == "hooks"
+        torch.testing.assert_close(GradientBatch(objective, inputs, y, plan=plan).gradients[2], right)
+        torch.testing.assert_close(GradientBatch(objective, inputs, y).gradients[2], right)
 
 
 def test_a_subset_of_parameters_gives_the_matching_columns() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-    x, y = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
-    everything = per_example_gradients(make_objective(model), x, y)
-    last = per_example_gradients(make_objective(model, parameters="2"), x, y)
-    torch.testing.assert_close(last, everything[:, 25:])
+    x = torch.randn(5, 4, dtype=torch.float64)
+    everything = oracles.gradients(model, CROSS_ENTROPY, x, LABELS)
+    for choice, columns in {
+        "2": slice(25, None),
+        "0.weight": slice(0, 20),
+        "2.bias": slice(40, None),
+    }.items():
+        objective, plan = planned(model, x, parameters=choice)
+        found = GradientBatch(objective, x, LABELS, plan=plan)
+        torch.testing.assert_close(found.gradients, everything[:, columns])
+        # A bias alone has no inputs to be paired with.
+        assert plan.way == ("vmap" if choice == "2.bias" else "hooks")
+
+
+def test_the_last_layer_alone_is_one_forward_pass_and_an_outer_product() -> None:
+    """No graph reaches behind the chosen layer."""
+    seen: list[bool] = []
+
+    class Watched(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.requires_grad)
+            return torch.tanh(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), Watched(), nn.Linear(5, 3)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    objective, plan = planned(model, x, parameters="2")
+    seen.clear()
+    batch = GradientBatch(objective, x, LABELS, plan=plan)
+    (layer,) = plan.layers
+    assert layer.once
+    (pair,) = batch.pairs(layer, batch.loss_slopes)
+    assert seen == [False]
+    with torch.no_grad():
+        features = model[:2](x)
+        error = model(x).softmax(1) - nn.functional.one_hot(LABELS, 3)
+    torch.testing.assert_close(pair.homogeneous()[:, 0, :, 0], torch.cat([features, torch.ones(5, 1)], 1))
+    torch.testing.assert_close(pair.slopes[:, 0, :, 0], error)
 
 
 def test_the_users_model_is_returned_untouched() -> None:
@@ -196,8 +185,13 @@ def test_the_users_model_is_returned_untouched() -> None:
     objective = make_objective(model)
     with objective.evaluating():
         assert not any(module.training for module in model.modules())
-        per_example_gradients(
-            objective, torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+        x = torch.randn(5, 4, dtype=torch.float64)
+        plan = make_plan(objective, x, objective.outputs(objective.parameters, x).detach())
+        assert (
+            GradientBatch(objective, x, LABELS, plan=plan)
+            .products(torch.ones(1, 33).double())
+            .isfinite()
+            .all()
         )
     assert [module.training for module in model.modules()] == [True, True, True, False, True]
     assert not model[0].weight.requires_grad

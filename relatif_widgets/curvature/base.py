@@ -1,4 +1,4 @@
-"""What every curvature is: something that sees the training gradients once and gives an eigenbasis.
+"""What every curvature is: something that sees the training set a few times and gives an eigenbasis.
 
 Adding a curvature means adding one module with a class of this protocol and
 its name in `CURVATURES`; both relative criteria, the index, the widget and the
@@ -7,35 +7,139 @@ tests come with it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import ModelError
-from ..gradients import GradientBatch
+from ..gradients import GradientBatch, Plan
 from ..objective import Objective
+from ..rows import Rows
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a curvature is fitted to.
+
+    Attributes:
+        objective: The function that is differentiated.
+        plan: How its gradients are taken.
+        count: n, the number of training examples.
+        damping: The default λ.
+        memory: Bytes that the curvature and the rows it makes may take.
+        batch: Some rows of the training set as one batch; to be asked while the model is in evaluation mode.
+    """
+
+    objective: Objective
+    plan: Plan
+    count: int
+    damping: float
+    memory: int
+    batch: Callable[[Sequence[int]], GradientBatch]
+
+
+class Rotation(ABC):
+    """Qᵀ, from gradients to rows.
+
+    Attributes:
+        complete: Whether Q has as many columns as a gradient has numbers.
+    """
+
+    complete = True
+
+    @abstractmethod
+    def rotate(self, gradients: Float[Tensor, "batch param"]) -> Rows:
+        """c = Qᵀ g, row by row."""
+
+    @abstractmethod
+    def back(self, rows: Rows) -> Float[Tensor, "batch param"]:
+        """Q c, row by row."""
+
+    def rotate_batch(self, batch: GradientBatch) -> Rows:
+        """The rows of a batch's own gradients, from their factors where that is cheaper."""
+        return self.rotate(batch.gradients)
+
+    def row_bytes(self, plan: Plan, size: int, itemsize: int) -> int:
+        """Bytes of one stored row of P = `size` numbers."""
+        return size * itemsize
+
+
+class Columns(Rotation):
+    """A rotation by a matrix of eigenvectors, all of them or the leading ones.
+
+    Args:
+        vectors: Q, eigenvectors in columns.
+    """
+
+    def __init__(self, vectors: Float[Tensor, "param dim"]) -> None:
+        self.vectors = vectors
+        self.complete = vectors.shape[0] == vectors.shape[1]
+
+    def rotate(self, gradients: Float[Tensor, "batch param"]) -> Rows:
+        squares = None
+        if not self.complete:
+            squares = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).square()
+        return Rows((gradients @ self.vectors,), squares)
+
+    def back(self, rows: Rows) -> Float[Tensor, "batch param"]:
+        return rows.dense() @ self.vectors.T
+
+    def row_bytes(self, plan: Plan, size: int, itemsize: int) -> int:
+        return self.vectors.shape[1] * itemsize + (0 if self.complete else 8)
+
+
+class NoRotation(Rotation):
+    """Q = I."""
+
+    def rotate(self, gradients: Float[Tensor, "batch param"]) -> Rows:
+        return Rows((gradients,))
+
+    def back(self, rows: Rows) -> Float[Tensor, "batch param"]:
+        return rows.dense()
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """What solves for s_test where there is no eigenbasis to do it."""
+
+    convergence: Any
+    """How the last solve went; its str is for people. None before the first."""
+
+    def solve(
+        self,
+        gradients: Float[Tensor, "query param"],
+        damping: float,
+        progress: Callable[[float], Any],
+    ) -> Float[Tensor, "query param"]:
+        """(H+λI)⁻¹ g."""
 
 
 @dataclass(frozen=True)
 class Eigenbasis:
-    """H = Q Λ Qᵀ, ready for every damping.
+    """H = Q Λ Qᵀ + μ (I − QQᵀ), ready for every damping.
 
     Attributes:
         detail: The curvature in words, for people.
+        rotation: Qᵀ.
         eigenvalues: Λ in float64, or None where H + λI := I.
-        vectors: Q, columns are eigenvectors, or None for the identity.
+        tail: μ, the eigenvalue of every direction that Q leaves out; None if it leaves none out.
+        size: P.
+        notes: More about it for the report, a line each.
+        solver: Solves for s_test where the basis only serves the normalizers (LiSSA), else None.
     """
 
     detail: str
+    rotation: Rotation
     eigenvalues: Float[Tensor, "dim"] | None
-    vectors: Float[Tensor, "param dim"] | None
-
-    def rotate(self, gradients: Float[Tensor, "batch param"]) -> Float[Tensor, "batch dim"]:
-        """c = Qᵀ g, row by row."""
-        return gradients if self.vectors is None else gradients @ self.vectors
+    tail: float | None = None
+    size: int = 0
+    notes: tuple[str, ...] = ()
+    solver: Solver | None = None
 
     def weights(self, dampings: Float[Tensor, "stop"], size: int) -> Float[Tensor, "stop dim"]:
         """The diagonal of (H+λI)⁻¹ in this basis: 1/(Λ+λ), or ones for the identity.
@@ -53,6 +157,36 @@ class Eigenbasis:
                 f"negative. {self.remedy}"
             )
         return 1 / damped
+
+    def tail_weights(self, dampings: Float[Tensor, "stop"]) -> Float[Tensor, "stop"] | None:
+        """1/(μ+λ), or None where nothing is left out."""
+        return None if self.tail is None else 1 / (self.tail + dampings)
+
+    def solve(
+        self,
+        gradients: Float[Tensor, "query param"],
+        damping: float,
+        progress: Callable[[float], Any] = lambda fraction: None,
+    ) -> Float[Tensor, "query param"]:
+        """s_test = (H+λI)⁻¹ g_test."""
+        if self.solver is not None:
+            return self.solver.solve(gradients, damping, progress)
+        stop = torch.tensor([damping], dtype=torch.float64, device=gradients.device)
+        rows = self.rotation.rotate(gradients)
+        dense = rows.dense()
+        weights = self.weights(stop, dense.shape[1])[0]
+        tail = self.tail_weights(stop)
+        # Q (w − w_tail) Qᵀ g + w_tail g, and w_tail = 0 where Q is complete
+        inner = dense * (weights if tail is None else weights - tail).to(dense.dtype)
+        found = self.rotation.back(Rows(torch.split(inner, rows.sizes, dim=1)))
+        return found if tail is None else found + gradients * tail.to(dense.dtype)
+
+    @property
+    def summary(self) -> str:
+        """The curvature in words, with how the last solve went."""
+        if self.solver is None or self.solver.convergence is None:
+            return self.detail
+        return f"{self.detail}; {self.solver.convergence}"
 
     def is_definite(self, damping: float) -> bool:
         """Whether H+λI is positive definite."""
@@ -76,25 +210,81 @@ class Eigenbasis:
     @property
     def mean_eigenvalue(self) -> float | None:
         """trace(H) / P, the natural unit of damping; None for the identity."""
-        return None if self.eigenvalues is None else float(self.eigenvalues.mean())
+        if self.eigenvalues is None:
+            return None
+        if self.tail is None:
+            return float(self.eigenvalues.mean())
+        left_out = self.size - len(self.eigenvalues)
+        return float(self.eigenvalues.sum() + self.tail * left_out) / self.size
 
 
 @runtime_checkable
 class Curvature(Protocol):
-    """The protocol. `fit` calls `begin` once, `update` with every batch, `finish` once."""
+    """The protocol.
+
+    A fit calls `begin`, then in each of `passes` passes over the training set
+    `begin_pass` once and `update` with every batch, then `finish`. Rows are made
+    in the last pass: by `rotation()` as it stands when that pass begins or, where
+    that is still None, by the basis that `finish` gives.
+    """
 
     name: str
-    uses_jacobian: bool
-    """Whether `update` reads `GradientBatch.jacobian` (outputs × P numbers an example)."""
 
-    def begin(self, objective: Objective) -> None:
+    @property
+    def uses_jacobian(self) -> bool:
+        """Whether `update` forms a row of P numbers for every output of every example."""
+
+    @property
+    def passes(self) -> int:
+        """Passes over the training set, at least one."""
+
+    def begin(self, setting: Setting) -> None:
         """Forget everything seen and make room for this objective's P parameters."""
+
+    def begin_pass(self, number: int) -> None:
+        """Pass `number`, counted from 0, is about to begin."""
 
     def update(self, batch: GradientBatch) -> None:
         """Take in one batch of the training set."""
+
+    def rotation(self) -> Rotation | None:
+        """Q, if it is known already."""
 
     def finish(self) -> Eigenbasis:
         """The eigenbasis of the average over all examples seen."""
 
     def working_memory(self, size: int) -> int:
         """Bytes that a fit with P = `size` parameters needs at its peak, beside the rows."""
+
+    def check(self, batch: GradientBatch) -> None:
+        """Refuse, before the long work, what this curvature cannot do, such as a loss without a likelihood."""
+
+
+class OnePass(ABC):
+    """A curvature that sees the training set once and knows its eigenvectors only afterwards."""
+
+    name: str
+    uses_jacobian = False
+    passes = 1
+
+    def begin_pass(self, number: int) -> None:
+        assert number == 0
+
+    def rotation(self) -> Rotation | None:
+        return None
+
+    def check(self, batch: GradientBatch) -> None:
+        if self.uses_jacobian:
+            batch.objective.loss.curvature_factor(batch.outputs)
+
+    @abstractmethod
+    def begin(self, setting: Setting) -> None: ...
+
+    @abstractmethod
+    def update(self, batch: GradientBatch) -> None: ...
+
+    @abstractmethod
+    def finish(self) -> Eigenbasis: ...
+
+    @abstractmethod
+    def working_memory(self, size: int) -> int: ...

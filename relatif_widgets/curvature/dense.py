@@ -6,8 +6,7 @@ float64, a few times over.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
 
 import torch
 from jaxtyping import Float
@@ -15,18 +14,17 @@ from torch import Tensor
 
 from ..gradients import GradientBatch, loss_hessian
 from ..objective import Objective
-from .base import Eigenbasis
+from .base import Columns, Eigenbasis, OnePass, Setting
 
 
-class Dense(ABC):
+class Dense(OnePass):
     """An average of P×P matrices over the training set; subclasses say of which."""
 
-    name: str
     detail: str
-    uses_jacobian = False
     semidefinite = True
 
-    def begin(self, objective: Objective) -> None:
+    def begin(self, setting: Setting) -> None:
+        objective = setting.objective
         self._total = torch.zeros(
             objective.size, objective.size, dtype=torch.float64, device=objective.device
         )
@@ -47,7 +45,9 @@ class Dense(ABC):
         del self._total
         if self.semidefinite:
             eigenvalues = eigenvalues.clamp(min=0)  # what is below zero is rounding
-        return Eigenbasis(self.detail, eigenvalues, vectors.to(self._objective.dtype))
+        return Eigenbasis(
+            self.detail, Columns(vectors.to(self._objective.dtype)), eigenvalues, size=len(eigenvalues)
+        )
 
     def decompose(
         self, matrix: Float[Tensor, "param param"]
@@ -96,7 +96,7 @@ class BlockFisher(Fisher):
     ) -> tuple[Float[Tensor, "dim"], Float[Tensor, "param dim"]]:
         eigenvalues = torch.zeros(len(matrix), dtype=matrix.dtype, device=matrix.device)
         vectors = torch.zeros_like(matrix)
-        for rows in _layers(self._objective):
+        for rows in layer_positions(self._objective).values():
             block = matrix[rows[:, None], rows]
             eigenvalues[rows], vectors[rows[:, None], rows] = super().decompose(block)
         return eigenvalues, vectors
@@ -132,8 +132,8 @@ class Hessian(Dense):
         return (matrix + matrix.T) / 2
 
 
-def _layers(objective: Objective) -> Iterator[Tensor]:
-    """For each layer the positions of its parameters in a row."""
+def layer_positions(objective: Objective) -> dict[str, Tensor]:
+    """For each layer, a module that owns parameters, the positions of its parameters in a row."""
     positions: dict[str, list[Tensor]] = {}
     start = 0
     for name, value in objective.parameters.items():
@@ -143,5 +143,4 @@ def _layers(objective: Objective) -> Iterator[Tensor]:
         )
         positions.setdefault(layer, []).append(torch.arange(start, start + value.numel()))
         start += value.numel()
-    for parts in positions.values():
-        yield torch.cat(parts).to(objective.device)
+    return {layer: torch.cat(parts).to(objective.device) for layer, parts in positions.items()}

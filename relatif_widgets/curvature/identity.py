@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from ..gradients import GradientBatch
-from ..objective import Objective
-from .base import Eigenbasis
+from .base import Eigenbasis, NoRotation, OnePass, Rotation, Setting
 
 
-class Identity:
+class Identity(OnePass):
     """No curvature: influence is the scalar product of two gradients, whatever the damping."""
 
     name = "identity"
-    uses_jacobian = False
 
-    def begin(self, objective: Objective) -> None:
+    def begin(self, setting: Setting) -> None:
         pass
 
     def update(self, batch: GradientBatch) -> None:
         pass
 
+    def rotation(self) -> Rotation:
+        return NoRotation()
+
     def finish(self) -> Eigenbasis:
-        return Eigenbasis("identity curvature", None, None)
+        return Eigenbasis("identity curvature", NoRotation(), None)
 
     def working_memory(self, size: int) -> int:
         return 0

@@ -1,0 +1,135 @@
+"""How faithful is an affordable curvature to the whole Fisher? The paper's ConvNet on CIFAR-10.
+
+    python benchmarks/faithfulness.py CHECKPOINT.npz [--curvatures low_rank:rademacher:1024 ekfac:sample ...]
+
+CHECKPOINT.npz holds the trained weights (`param_<name>`), 100 test rows (`query`), and for each
+criterion the right answer, `top20_predicted_0.1_<method>`: the best training rows under the whole
+Fisher of all parameters at damping 0.1. Prints, for every curvature, how well its top 5 agree
+(Jaccard index, mean over the queries), how often they were certified, and what the fit cost in
+training epochs of the same machine in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from relatif_widgets import Explainer
+from relatif_widgets.curvature import EKFAC, KFAC, Curvature, Identity, LowRank
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
+import tutorial_data
+
+METHODS = ("influence", "theta_relative", "loss_relative")
+DAMPING = 0.1
+DEFAULT = [
+    "low_rank:sample:1024",
+    "low_rank:rademacher:1024",
+    "low_rank:rademacher:2048",
+    "low_rank:exact:2048",
+    "ekfac:sample",
+    "kfac:sample",
+    "identity",
+]
+
+
+class ConvNet(nn.Module):
+    """Section 4.2's 16C-32C-64C-F: 24,234 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1 = nn.Conv2d(3, 16, 3, padding=1)
+        self.c2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.c3 = nn.Conv2d(32, 64, 3, padding=1)
+        self.f = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, size in ((self.c1, 2), (self.c2, 2), (self.c3, 8)):
+            x = nn.functional.max_pool2d(layer(x).relu(), size)
+        return self.f(x.flatten(1))
+
+
+def normalized(images: Tensor) -> Tensor:
+    mean = torch.tensor([0.4914, 0.4822, 0.4465])
+    deviation = torch.tensor([0.2470, 0.2435, 0.2616])
+    return ((images.float() / 255 - mean) / deviation).permute(0, 3, 1, 2).contiguous()
+
+
+def make(name: str) -> Curvature:
+    kind, labels, rank, iterations = ([*name.split(":"), "", "", ""])[:4]
+    if kind == "low_rank":
+        labels, _, percent = labels.partition("@")
+        return LowRank(
+            rank=int(rank),
+            labels=labels,  # type: ignore[arg-type]
+            iterations=int(iterations or 1),
+            coverage=float(percent or 100) / 100,
+        )
+    return {"ekfac": EKFAC, "kfac": KFAC}[kind](labels) if labels else Identity()  # type: ignore[arg-type]
+
+
+def epoch_seconds(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+    """One plain training epoch at batch 256, on a copy."""
+    copy = ConvNet()
+    copy.load_state_dict(model.state_dict())
+    optimizer = torch.optim.SGD(copy.parameters(), lr=0.0)
+    started = time.perf_counter()
+    for x, y in zip(data[0].split(256), data[1].split(256), strict=True):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(copy(x), y).backward()
+        optimizer.step()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--curvatures", nargs="*", default=DEFAULT)
+    parser.add_argument("--queries", type=int, default=100)
+    arguments = parser.parse_args()
+    answers = dict(np.load(arguments.checkpoint))
+    model = ConvNet()
+    model.load_state_dict(
+        {key[6:]: torch.from_numpy(value) for key, value in answers.items() if key.startswith("param_")}
+    )
+    (train, labels), (test, _) = tutorial_data.cifar10()
+    data = normalized(train), labels
+    queries = normalized(test[torch.from_numpy(answers["query"][: arguments.queries])])
+    print(f"{len(labels):,} training examples, {torch.get_num_threads()} threads", flush=True)
+    print(
+        f"{'curvature':28} {'epochs':>7} {'IF':>6} {'theta':>6} {'loss':>6} {'certified':>9} {'top_k s':>8}"
+    )
+    for name in arguments.curvatures:
+        epoch = epoch_seconds(model, data)
+        started = time.perf_counter()
+        explainer = Explainer(model, data, curvature=make(name), damping=DAMPING).fit(progress=False)
+        fit = time.perf_counter() - started
+        agreement, certified = [], []
+        started = time.perf_counter()
+        for method in METHODS:
+            right = answers[f"top20_predicted_{DAMPING}_{method}"][: arguments.queries, :5]
+            found = explainer.top_k(queries, k=5, method=method)
+            overlap = [
+                len(set(a) & set(b)) / len(set(a) | set(b))
+                for a, b in zip(found.indices.tolist(), right.tolist(), strict=True)
+            ]
+            agreement.append(float(np.mean(overlap)))
+            certified.append(float(found.certified.double().mean()))
+        asked = time.perf_counter() - started
+        scores = " ".join(f"{value:6.3f}" for value in agreement)
+        print(
+            f"{name:28} {fit / epoch:7.1f} {scores} {np.mean(certified):9.2f} {asked:8.1f}"
+            f"   (epoch {epoch:.1f} s, fit {fit:.1f} s)",
+            flush=True,
+        )
+        print("\n".join(f"    {line}" for line in explainer.report().splitlines()[1:]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""K-FAC and EK-FAC: a Kronecker product of two small matrices for every layer.
+
+Martens & Grosse (2015), George et al. (2018). For a layer with inputs a and
+slopes δ, both at positions t,
+
+    A = (1/n) Σ_i Σ_t a aᵀ        S = (1/nT) Σ_i E_y Σ_t δ δᵀ
+
+and the layer's block of the Fisher is taken to be S ⊗ A: weight sharing by
+"expand", every position an example of its own (Eschenhagen et al., 2023). The
+bias is a last input of constant 1. Damping is added to the products of the
+eigenvalues, so that (F + λI)⁻¹ is exact in the basis; it is never split between
+the factors. EK-FAC keeps K-FAC's eigenvectors and measures the eigenvalues:
+E (V_Sᵀ G V_A)², G an example's gradient.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..gradients import GradientBatch, Plan
+from ..layers import Layer
+from ..objective import Objective
+from ..rows import Outer, Part, Rows
+from .base import Eigenbasis, Rotation, Setting
+from .dense import layer_positions
+from .labels import FisherLabels, Labels
+
+BLOCK_LIMIT = 1024
+"""Parameters up to which what is no Linear or convolution gets an exact block, module by module."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Parameters of one module that no layer covers.
+
+    Attributes:
+        name: The module's name.
+        columns: Where they are among all such parameters.
+        exact: Whether they get an exact block; else its diagonal.
+    """
+
+    name: str
+    columns: Int[Tensor, "own"]
+    exact: bool
+
+
+class KroneckerRotation(Rotation):
+    """A Kronecker product for every layer, a matrix for every exact block, nothing for the rest.
+
+    Args:
+        layers: Those of the plan.
+        factors: V_S [group, out, out] and V_A [group, into, into] of each.
+        rest: Positions in a row of what no layer covers.
+        blocks: How that falls into modules.
+        vectors: Eigenvectors of each exact block, None for a diagonal one.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        factors: Sequence[tuple[Tensor, Tensor]],
+        rest: Int[Tensor, "rest"],
+        blocks: Sequence[Block],
+        vectors: Sequence[Tensor | None],
+    ) -> None:
+        self.layers, self.factors = tuple(layers), tuple(factors)
+        self.rest, self.blocks, self.vectors = rest, tuple(blocks), tuple(vectors)
+
+    def rotate(self, gradients: Float[Tensor, "batch param"]) -> Rows:
+        parts: list[Part] = [
+            self.rotate_layer(position, layer.gather(gradients)) for position, layer in enumerate(self.layers)
+        ]
+        return Rows((*parts, *self._rotate_rest(gradients[:, self.rest])))
+
+    def rotate_layer(
+        self, position: int, matrices: Float[Tensor, "batch group out into"]
+    ) -> Float[Tensor, "batch dim"]:
+        """V_Sᵀ G V_A."""
+        slopes, inputs = self.factors[position]
+        return (slopes.mT @ (matrices @ inputs)).flatten(1)
+
+    def rotate_batch(self, batch: GradientBatch) -> Rows:
+        delta = batch.loss_slopes
+        parts: list[Part] = []
+        for position, layer in enumerate(self.layers):
+            if layer.once:
+                slopes, inputs = self.factors[position]
+                pairs = batch.pairs(layer, delta)
+                a, d = delta.new_zeros(len(delta), layer.into), delta.new_zeros(len(delta), layer.out)
+                if pairs:
+                    a, d = pairs[0].vectors()
+                outer = Outer(d @ slopes[0], a @ inputs[0])
+                batch.check(outer.left, "The gradient")
+                batch.check(outer.right, "The gradient")
+                parts.append(outer)
+            else:
+                whole = self.rotate_layer(position, batch.layer_gradients(layer, delta))
+                batch.check(whole, "The gradient")
+                parts.append(whole)
+        rest = batch.pull_back_rest(delta[:, None])[:, 0]
+        batch.check(rest, "The gradient")
+        return Rows((*parts, *self._rotate_rest(rest)))
+
+    def back(self, rows: Rows) -> Float[Tensor, "batch param"]:
+        dense = [part.dense() if isinstance(part, Outer) else part for part in rows.parts]
+        found = dense[0].new_zeros(len(rows), sum(rows.sizes))
+        for layer, (slopes, inputs), part in zip(self.layers, self.factors, dense, strict=False):
+            matrices = part.reshape(len(rows), layer.groups, layer.out, layer.into)
+            layer.scatter(slopes @ matrices @ inputs.mT, found)
+        rest = found.new_zeros(len(rows), len(self.rest))
+        for block, vectors, part in zip(self.blocks, self.vectors, dense[len(self.layers) :], strict=True):
+            rest[:, block.columns] = part if vectors is None else part @ vectors.T
+        found[:, self.rest] = rest
+        return found
+
+    def row_bytes(self, plan: Plan, size: int, itemsize: int) -> int:
+        layers = [layer.out + layer.into if layer.once else layer.size for layer in self.layers]
+        return (sum(layers) + len(self.rest)) * itemsize
+
+    def _rotate_rest(self, rest: Float[Tensor, "batch rest"]) -> list[Part]:
+        return [
+            rest[:, block.columns] if vectors is None else rest[:, block.columns] @ vectors
+            for block, vectors in zip(self.blocks, self.vectors, strict=True)
+        ]
+
+
+class Kronecker(ABC):
+    """What K-FAC and EK-FAC share: the factors in a first pass, rows in a second.
+
+    Args:
+        labels: Over which labels the expectation goes.
+        seed: Of drawn labels.
+    """
+
+    name: str
+    title: str
+    passes = 2
+
+    def __init__(self, labels: FisherLabels = "sample", *, seed: int = 0) -> None:
+        self.labels = Labels(labels, seed)
+
+    @property
+    def uses_jacobian(self) -> bool:
+        return self.labels.exact
+
+    def check(self, batch: GradientBatch) -> None:
+        self.labels.check(batch)
+
+    def begin(self, setting: Setting) -> None:
+        objective, self._layers = setting.objective, setting.plan.layers
+
+        def room(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=objective.device)
+
+        self._factors = [
+            (room(layer.groups, layer.out, layer.out), room(layer.groups, layer.into, layer.into))
+            for layer in self._layers
+        ]
+        self._rest, self._blocks = _blocks(objective, setting.plan)
+        self._block_sums = [room(*[len(b.columns)] * (2 if b.exact else 1)) for b in self._blocks]
+        self._dtype = objective.dtype
+        self._count = 0
+        self._size = objective.size
+        self._rotation: KroneckerRotation | None = None
+
+    def begin_pass(self, number: int) -> None:
+        self.labels.begin_pass()
+        if number == 0:
+            return
+        self._eigenvalues, factors = [], []
+        for slopes, inputs in self._factors:
+            s, slope_vectors = torch.linalg.eigh(slopes / self._count)
+            a, input_vectors = torch.linalg.eigh(inputs / self._count)
+            self._eigenvalues.append((s.clamp(min=0)[:, :, None] * a.clamp(min=0)[:, None, :]).flatten())
+            factors.append((slope_vectors.to(self._dtype), input_vectors.to(self._dtype)))
+        del self._factors
+        vectors: list[Tensor | None] = []
+        for block, total in zip(self._blocks, self._block_sums, strict=True):
+            if block.exact:
+                values, columns = torch.linalg.eigh(total / self._count)
+                vectors.append(columns.to(self._dtype))
+            else:
+                values = total / self._count
+                vectors.append(None)
+            self._eigenvalues.append(values.clamp(min=0))
+        del self._block_sums
+        self._rotation = KroneckerRotation(self._layers, factors, self._rest, self._blocks, vectors)
+        self.begin_rows()
+
+    def update(self, batch: GradientBatch) -> None:
+        if self._rotation is not None:
+            self.update_rows(batch, self._rotation)
+            return
+        deltas = self.labels.slopes(batch)
+        for row in range(deltas.shape[1]):
+            delta = deltas[:, row].contiguous()
+            for layer, (of_slopes, of_inputs) in zip(self._layers, self._factors, strict=True):
+                pairs = batch.pairs(layer, delta)
+                positions = sum(pair.slopes.shape[3] for pair in pairs)
+                for pair in pairs:
+                    of_slopes.add_(_second_moment(pair.slopes), alpha=1 / positions)
+                    if row == 0:
+                        of_inputs.add_(_second_moment(pair.homogeneous()))
+        rest = batch.pull_back_rest(deltas).flatten(0, 1)
+        for block, total in zip(self._blocks, self._block_sums, strict=True):
+            own = rest[:, block.columns]
+            total.add_(own.T @ own if block.exact else own.square().sum(0))
+        self._count += len(batch.targets)
+
+    def rotation(self) -> Rotation | None:
+        return self._rotation
+
+    @abstractmethod
+    def begin_rows(self) -> None:
+        """Before the second pass."""
+
+    @abstractmethod
+    def update_rows(self, batch: GradientBatch, rotation: KroneckerRotation) -> None:
+        """A batch of the second pass."""
+
+    def finish(self) -> Eigenbasis:
+        assert self._rotation is not None
+        return Eigenbasis(
+            f"{self.title}, {self.labels.detail}",
+            self._rotation,
+            torch.cat(self._eigenvalues),
+            size=self._size,
+            notes=self._notes(),
+        )
+
+    def working_memory(self, size: int) -> int:
+        return 3 * size * 8  # eigenvalues, and the factors of layers that are not very wide
+
+    def _notes(self) -> tuple[str, ...]:
+        kinds = {
+            f"{self.title} in": [layer.name or "the model itself" for layer in self._layers],
+            "exact blocks for": [block.name or "the model itself" for block in self._blocks if block.exact],
+            "diagonal for": [block.name or "the model itself" for block in self._blocks if not block.exact],
+        }
+        shared = [layer.name for layer in self._layers if not layer.once]
+        notes = [f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names]
+        if shared:
+            notes.append(
+                f"weights shared between positions in {', '.join(shared)}: expanded, each position alone"
+            )
+        return tuple(notes)
+
+
+class KFAC(Kronecker):
+    """K-FAC: eigenvalues are the products of the factors' own."""
+
+    name = "kfac"
+    title = "K-FAC"
+
+    def begin_rows(self) -> None:
+        pass
+
+    def update_rows(self, batch: GradientBatch, rotation: KroneckerRotation) -> None:
+        pass
+
+
+class EKFAC(Kronecker):
+    """EK-FAC: eigenvalues are the second moments of the rotated gradients."""
+
+    name = "ekfac"
+    title = "EK-FAC"
+
+    def begin_rows(self) -> None:
+        self._moments = [torch.zeros_like(values) for values in self._eigenvalues[: len(self._layers)]]
+
+    def update_rows(self, batch: GradientBatch, rotation: KroneckerRotation) -> None:
+        deltas = self.labels.slopes(batch)
+        for row in range(deltas.shape[1]):
+            delta = deltas[:, row].contiguous()
+            for position, (layer, total) in enumerate(zip(self._layers, self._moments, strict=True)):
+                pairs = batch.pairs(layer, delta) if layer.once else []
+                if pairs:
+                    slopes, inputs = rotation.factors[position]
+                    a, d = pairs[0].vectors()
+                    left, right = (d @ slopes[0]).square(), (a @ inputs[0]).square()
+                    total.add_((left.T @ right).flatten())
+                elif not layer.once:
+                    rows = rotation.rotate_layer(position, batch.layer_gradients(layer, delta))
+                    total.add_(rows.square().sum(0))
+
+    def finish(self) -> Eigenbasis:
+        self._eigenvalues[: len(self._layers)] = [total / self._count for total in self._moments]
+        return super().finish()
+
+
+def _second_moment(
+    values: Float[Tensor, "batch group dim position"],
+) -> Float[Tensor, "group dim dim"]:
+    """Σ over examples and positions of the outer products."""
+    flat = values.permute(1, 2, 0, 3).flatten(2)  # [group, dim, example·position]
+    return flat @ flat.mT
+
+
+def _blocks(objective: Objective, plan: Plan) -> tuple[Int[Tensor, "rest"], list[Block]]:
+    """Positions of what no layer covers, and its modules."""
+    device = objective.device
+    covered = torch.zeros(objective.size, dtype=torch.bool, device=device)
+    for layer in plan.layers:
+        marks = torch.ones(layer.groups, layer.out, layer.into, device=device)
+        row = torch.zeros(objective.size, device=device)
+        layer.scatter(marks, row)
+        covered |= row > 0
+    rest = torch.nonzero(~covered)[:, 0]
+    where = torch.full((objective.size,), -1, dtype=torch.int64, device=device)
+    where[rest] = torch.arange(len(rest), device=device)
+    blocks = []
+    for name, positions in layer_positions(objective).items():
+        columns = where[positions]
+        columns = columns[columns >= 0]
+        if len(columns):
+            blocks.append(Block(name, columns, exact=len(columns) <= BLOCK_LIMIT))
+    return rest, blocks

@@ -1,0 +1,76 @@
+"""Over which labels a Fisher takes its expectation, for curvatures that see it through rows δᵀ ∂f/∂θ.
+
+For every example Σ_row δδᵀ is E_y ∇²_f ℓ, or an unbiased estimate of it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import one_of
+from ..gradients import GradientBatch
+
+FisherLabels = Literal["sample", "rademacher", "exact", "empirical"]
+
+
+class Labels:
+    """Slopes of the outputs, the same in every pass and whatever the batch size.
+
+    - "sample": the gradient at one label drawn from the model, as is usual.
+    - "rademacher": Bᵀs with random signs s, where BᵀB is the exact expectation: the
+      gradients of all labels in one random combination. It costs what one drawn label
+      costs and its variance is far smaller where the model is confident, because
+      there a drawn label is nearly always the same one, with hardly any gradient.
+    - "exact": B itself, a row per output.
+    - "empirical": the gradient at the training label.
+
+    Args:
+        kind: One of these.
+        seed: Of the drawing.
+    """
+
+    def __init__(self, kind: FisherLabels, seed: int = 0) -> None:
+        self.kind = one_of("fisher_labels", kind, get_args(FisherLabels))
+        self.exact = kind == "exact"
+        self.seed = seed
+
+    def begin_pass(self) -> None:
+        self._generator = torch.Generator().manual_seed(self.seed)
+
+    def slopes(self, batch: GradientBatch) -> Float[Tensor, "batch row output"]:
+        """δ for every example of a batch.
+
+        Raises:
+            ModelError: The loss has no known likelihood.
+        """
+        if self.kind == "empirical":
+            return batch.loss_slopes[:, None]
+        loss, outputs = batch.objective.loss, batch.outputs
+        if self.kind == "exact":
+            return loss.curvature_factor(outputs)
+        # float64 on the CPU: one stream of numbers whatever the device, dtype or batch size
+        shape = (len(outputs), outputs.shape[1])
+        uniform = torch.rand(shape, generator=self._generator, dtype=torch.float64).clamp_(min=1e-12)
+        if self.kind == "sample":
+            return loss.label_gradient(outputs, uniform.to(outputs))[:, None]
+        signs = torch.where(uniform < 0.5, -1.0, 1.0).to(outputs)
+        return torch.einsum("bf,bfo->bo", signs, loss.curvature_factor(outputs))[:, None]
+
+    def check(self, batch: GradientBatch) -> None:
+        """Refuse a loss without a likelihood before the long work."""
+        if self.kind != "empirical":
+            batch.objective.loss.curvature_factor(batch.outputs)
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return {
+            "sample": "one drawn label an example",
+            "rademacher": "one random combination of all labels an example",
+            "exact": "all labels",
+            "empirical": "training labels",
+        }[self.kind]

@@ -1,0 +1,203 @@
+"""The leading eigenpairs of the whole Fisher, cross-layer terms included, and an isotropic tail.
+
+F ≈ U Λ Uᵀ + μ (I − U Uᵀ). One pass over the training set gives F Ω for a random
+block Ω of vectors, batch by batch, Gᵀ(G Ω), so that neither F nor all the
+gradients G are ever held; the Nyström approximation F Ω (Ωᵀ F Ω)⁻¹ (F Ω)ᵀ then has
+the eigenpairs (Tropp, Yurtsever, Udell & Cevher, 2017). Each further pass is one
+more block iteration. μ spreads what is left of the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..data import map_tensors
+from ..errors import ChoiceError
+from ..gradients import GradientBatch
+from .base import Columns, Eigenbasis, Rotation, Setting
+from .labels import FisherLabels, Labels
+
+RANK = 1024
+"""Eigenpairs by default."""
+
+
+class LowRank:
+    """The low-rank Fisher of all chosen parameters.
+
+    Args:
+        rank: Eigenpairs to keep; by default 1,024, or as many as memory allows.
+        labels: Over which labels the expectation goes.
+        iterations: Passes over the training set that sharpen the eigenpairs.
+        coverage: Share of the label covariance to keep with labels="exact": below 1 the smallest
+            directions of each batch are left out, which saves most of the work where the model
+            is confident.
+        seed: Of the random block and of drawn labels.
+    """
+
+    name = "low_rank"
+
+    def __init__(
+        self,
+        rank: int | None = None,
+        labels: FisherLabels = "rademacher",
+        *,
+        iterations: int = 1,
+        coverage: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        checked: list[tuple[str, Any]] = [("rank", 1 if rank is None else rank), ("iterations", iterations)]
+        for option, value in checked:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ChoiceError(f"{option}={value!r}; expected a whole number, at least 1.")
+        if not 0 < coverage <= 1:
+            raise ChoiceError(f"coverage={coverage!r}; expected a share above 0, at most 1.")
+        self.rank, self.iterations, self.coverage, self.seed = rank, iterations, coverage, seed
+        self.labels = Labels(labels, seed)
+
+    @property
+    def passes(self) -> int:
+        return self.iterations + 1
+
+    @property
+    def uses_jacobian(self) -> bool:
+        return self.labels.exact
+
+    def check(self, batch: GradientBatch) -> None:
+        self.labels.check(batch)
+
+    def begin(self, setting: Setting) -> None:
+        objective = setting.objective
+        self._setting = setting
+        self._kept = self.rank or affordable_rank(
+            objective.size, setting.count, objective.dtype.itemsize, setting.memory
+        )
+        self._kept = min(self._kept, objective.size)
+        width = min(objective.size, self._kept + max(8, self._kept // 8))  # the last pairs converge last
+        generator = torch.Generator().manual_seed(self.seed)
+        block = torch.randn(objective.size, width, generator=generator, dtype=torch.float32)
+        self._block = _orthonormal(block.to(objective.device, objective.dtype))
+        self._rotation: Rotation | None = None
+        self._product = torch.empty(0)
+        self._trace, self._count = 0.0, 0
+
+    def begin_pass(self, number: int) -> None:
+        self.labels.begin_pass()
+        if number and not self._trace:
+            raise self._setting.objective.nothing_moves()
+        if number == self.iterations:
+            self._rotation = self._decompose()
+            return
+        if number:
+            self._block = _orthonormal(self._product)
+        self._product = torch.zeros_like(self._block)
+        self._trace, self._count = 0.0, 0
+
+    def update(self, batch: GradientBatch) -> None:
+        if self._rotation is not None:
+            return
+        slopes = self.labels.slopes(batch)
+        if self.coverage < 1 and slopes.shape[1] > 1:
+            for part in _leading(batch, slopes, self.coverage):
+                self._add(part.batch, part.slopes)
+        else:
+            self._add(batch, slopes)
+        self._count += len(batch.targets)
+
+    def _add(self, batch: GradientBatch, slopes: Float[Tensor, "batch row output"]) -> None:
+        rows = batch.pull_back(slopes).flatten(0, 1)
+        batch.check(rows, "The gradient")
+        self._product.addmm_(rows.T, rows @ self._block)
+        self._trace += float(torch.linalg.vector_norm(rows, dtype=torch.float64)) ** 2
+
+    def rotation(self) -> Rotation | None:
+        return self._rotation
+
+    def finish(self) -> Eigenbasis:
+        assert self._rotation is not None
+        size, kept, trace = self._setting.objective.size, len(self._eigenvalues), self._trace / self._count
+        left = max(0.0, trace - float(self._eigenvalues.sum()))
+        complete = self._rotation.complete
+        tail = None if complete else left / (size - kept)
+        notes = []
+        if not complete and kept:
+            smallest, damping = float(self._eigenvalues.min()), self._setting.damping
+            notes.append(
+                f"{kept:,} leading eigenpairs of {size:,}, down to an eigenvalue of {smallest:.3g} "
+                f"({smallest / damping:.2g} × damping), hold {1 - left / trace if trace else 1:.1%} of the trace"
+            )
+            if smallest > damping and kept < min(size, self._setting.count):
+                notes.append(
+                    f"what is left out reaches above the damping of {damping:g}: take more pairs, "
+                    f"curvature=LowRank(rank={2 * kept}), or a larger damping"
+                )
+        return Eigenbasis(
+            f"low-rank whole Fisher, {kept:,} eigenpairs, {self.labels.detail}",
+            self._rotation,
+            self._eigenvalues,
+            tail=tail,
+            size=size,
+            notes=tuple(notes),
+        )
+
+    def working_memory(self, size: int) -> int:
+        return 0 if self.rank is None else 4 * size * self.rank * 9 // 8 * 8
+
+    def _decompose(self) -> Rotation:
+        """Eigenpairs of the Nyström approximation, in float64."""
+        dtype = self._block.dtype
+        block, product = self._block.double(), self._product.double().div_(self._count)
+        del self._block, self._product
+        core = block.T @ product
+        values, vectors = torch.linalg.eigh((core + core.T) / 2)
+        # The sums are right to about eps of the largest eigenvalue; what is below is noise.
+        noise = 10 * torch.finfo(dtype).eps * float(values.abs().max())
+        good = values > noise
+        half = product @ (vectors[:, good] / values[good].sqrt())  # F ≈ half halfᵀ
+        # By QR and SVD, not by halfᵀ half, whose small eigenvectors are not orthogonal.
+        basis, triangle = torch.linalg.qr(half)
+        left, singular, _ = torch.linalg.svd(triangle)
+        keep = slice(0, min(self._kept, int((singular.square() > noise).sum())))
+        self._eigenvalues = singular[keep].square()
+        return Columns((basis @ left[:, keep]).to(dtype))
+
+
+@dataclass(frozen=True)
+class _Part:
+    batch: GradientBatch
+    slopes: Float[Tensor, "batch row output"]
+
+
+def _leading(
+    batch: GradientBatch, slopes: Float[Tensor, "batch row output"], coverage: float
+) -> Iterator[_Part]:
+    """The same label covariances in their principal axes, without the smallest of the whole batch."""
+    _, lengths, axes = torch.linalg.svd(slopes, full_matrices=False)
+    share = lengths.double().square().flatten()
+    order = share.argsort(descending=True, stable=True)
+    kept = int((share[order].cumsum(0) < coverage * share.sum()).sum()) + 1
+    chosen = order[:kept].sort().values
+    example, axis = chosen // lengths.shape[1], chosen % lengths.shape[1]
+    rows = (lengths[:, :, None] * axes)[example, axis][:, None]
+    for place, part in zip(example.split(len(slopes)), rows.split(len(slopes)), strict=True):
+        inputs = map_tensors(itemgetter(place), batch.inputs)
+        again = GradientBatch(batch.objective, inputs, batch.targets[place], batch.first, batch.plan)
+        yield _Part(again, part)
+
+
+def affordable_rank(size: int, count: int, itemsize: int, memory: int) -> int:
+    """Eigenpairs that fit into `memory` bytes: blocks of vectors while fitting, coordinates of the rows after."""
+    # Four blocks [size, rank·9/8], two of them in float64, and the coordinates.
+    each = size * (2 * itemsize + 16) * 9 // 8 + count * itemsize
+    return max(1, min(RANK, memory // each))
+
+
+def _orthonormal(block: Float[Tensor, "param width"]) -> Float[Tensor, "param width"]:
+    basis: Tensor = torch.linalg.qr(block).Q
+    return basis

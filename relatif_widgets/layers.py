@@ -1,0 +1,345 @@
+"""Linear and convolution layers seen from outside, by hooks: what goes in, and the slope at what comes out.
+
+A layer that maps a (its input at one position, with 1 appended where it has a
+bias) to W a has the per-example gradient Σ_t δ_t a_tᵀ over its positions t: one
+batched backward pass gives every δ, where `torch.func` differentiates example
+by example. The same pairs are all that K-FAC needs, and where an example has a
+single position, δ and a stand for the whole gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from .objective import Objective
+
+_CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+
+
+class NotCoveredError(Exception):
+    """This layer's gradient cannot be read off its hooks; another way has to be taken."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A Linear or convolution whose weight is among the chosen parameters.
+
+    Its parameters form `groups` matrices [out, into]; with a bias, `into` counts
+    one column more, the homogeneous coordinate.
+
+    Attributes:
+        name: The module's name in the model.
+        groups: Of a grouped convolution, else 1.
+        out: Output channels of one group.
+        into: Inputs of one group at one position, and the bias.
+        weight_at: Where its weight begins in a row of P numbers.
+        bias_at: Where its bias begins, or None.
+        convolution: Whether channels come before positions, not after.
+        once: One position an example, so that the gradient is an outer product.
+    """
+
+    name: str
+    groups: int
+    out: int
+    into: int
+    weight_at: int
+    bias_at: int | None
+    convolution: bool
+    once: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many of the P parameters are its own."""
+        return self.groups * self.out * self.into
+
+    @property
+    def columns(self) -> int:
+        """Inputs of one group at one position, without the bias."""
+        return self.into - (self.bias_at is not None)
+
+    @property
+    def weights(self) -> slice:
+        """Where its weight is in a row."""
+        return slice(self.weight_at, self.weight_at + self.groups * self.out * self.columns)
+
+    @property
+    def biases(self) -> slice:
+        """Where its bias is in a row; empty without one."""
+        start = self.bias_at or 0
+        return slice(start, start + (0 if self.bias_at is None else self.groups * self.out))
+
+    def gather(self, rows: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch group out into"]:
+        """Its part of some rows, as matrices."""
+        lead = rows.shape[:-1]
+        weight = rows[..., self.weights].reshape(*lead, self.groups, self.out, self.columns)
+        if self.bias_at is None:
+            return weight
+        bias = rows[..., self.biases].reshape(*lead, self.groups, self.out, 1)
+        return torch.cat([weight, bias], dim=-1)
+
+    def scatter(
+        self, matrices: Float[Tensor, "*batch group out into"], rows: Float[Tensor, "*batch param"]
+    ) -> None:
+        """Write matrices to their places in some rows."""
+        rows[..., self.weights] = matrices[..., : self.columns].flatten(-3)
+        if self.bias_at is not None:
+            rows[..., self.biases] = matrices[..., -1].flatten(-2)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One use of a layer: what it saw and the slope at what it gave, at every position of every example.
+
+    Attributes:
+        layer: Which.
+        inputs: a, without the 1 of the bias.
+        slopes: δ.
+    """
+
+    layer: Layer
+    inputs: Float[Tensor, "batch group column position"]
+    slopes: Float[Tensor, "batch group out position"]
+
+    def homogeneous(self) -> Float[Tensor, "batch group into position"]:
+        """a, with a 1 at the end where there is a bias."""
+        if self.layer.bias_at is None:
+            return self.inputs
+        batch, groups, _, positions = self.inputs.shape
+        return torch.cat([self.inputs, self.inputs.new_ones(batch, groups, 1, positions)], dim=2)
+
+    def vectors(self) -> tuple[Float[Tensor, "batch into"], Float[Tensor, "batch out"]]:
+        """(a, δ) where each example has one position."""
+        assert self.slopes.shape[1] == self.slopes.shape[3] == 1
+        return self.homogeneous()[:, 0, :, 0], self.slopes[:, 0, :, 0]
+
+    def add_to(self, rows: Float[Tensor, "batch param"]) -> None:
+        """Add Σ_t δ_t a_tᵀ to the layer's places in some rows."""
+        rows[:, self.layer.weights] += (self.slopes @ self.inputs.mT).flatten(1)
+        if self.layer.bias_at is not None:
+            rows[:, self.layer.biases] += self.slopes.sum(3).flatten(1)
+
+    def gradient(self) -> Float[Tensor, "batch group out into"]:
+        """Σ_t δ_t a_tᵀ."""
+        weight = self.slopes @ self.inputs.mT
+        if self.layer.bias_at is None:
+            return weight
+        return torch.cat([weight, self.slopes.sum(3, keepdim=True)], dim=3)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One application of a layer to a batch.
+
+    Attributes:
+        input: What went in.
+        version: Of that tensor, to notice a change in place.
+        edge: Where the slope at the output arrives.
+    """
+
+    input: Tensor
+    version: int
+    edge: GradientEdge
+
+
+@dataclass
+class Recording:
+    """The uses of each layer in one forward pass, and the outputs with their graph."""
+
+    layers: tuple[Layer, ...]
+    uses: dict[str, list[Use]] = field(default_factory=dict)
+    outputs: Tensor | None = None
+    _last: tuple[Tensor, dict[str, list[Tensor | None]]] | None = None
+
+    def pairs(self, objective: Objective, layer: Layer, deltas: Float[Tensor, "batch output"]) -> list[Pair]:
+        """Each use of a layer, with the slope of Σ_i δ_i·f_i.
+
+        Raises:
+            NotCoveredError: The input was changed in place, or its rows are not those of the batch.
+        """
+        return [
+            Pair(
+                layer,
+                inputs_of(layer, objective, use, len(deltas)),
+                slopes_of(layer, slope, len(deltas)),
+            )
+            for use, slope in zip(
+                self.uses.get(layer.name, []), self._slopes(deltas)[layer.name], strict=True
+            )
+            if slope is not None  # what the prediction does not depend on
+        ]
+
+    def _slopes(self, deltas: Float[Tensor, "batch output"]) -> dict[str, list[Tensor | None]]:
+        """The slope at every recorded output; kept, since layers are asked one after the other."""
+        if self._last is None or self._last[0] is not deltas:
+            assert self.outputs is not None
+            edges = [use.edge for uses in self.uses.values() for use in uses]
+            found: tuple[Tensor | None, ...] = (None,) * len(edges)
+            if edges and self.outputs.requires_grad:
+                found = torch.autograd.grad(
+                    self.outputs, edges, grad_outputs=deltas, retain_graph=True, allow_unused=True
+                )
+            taken = iter(found)
+            slopes: dict[str, list[Tensor | None]] = {layer.name: [] for layer in self.layers}
+            slopes |= {name: [next(taken) for _ in uses] for name, uses in self.uses.items()}
+            self._last = (deltas, slopes)
+        return self._last[1]
+
+
+def find(objective: Objective) -> tuple[Layer, ...]:
+    """The layers that hooks may cover, in the order of the model's modules; not yet checked."""
+    model = objective.model
+    owners: dict[int, int] = {}
+    for _, parameter in model.named_parameters(remove_duplicate=False):
+        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    starts, start = {}, 0
+    for name, value in objective.parameters.items():
+        starts[name] = start
+        start += value.numel()
+    found = []
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        weight, bias = f"{prefix}weight", f"{prefix}bias"
+        if weight not in starts or not _is_plain(module):
+            continue
+        assert isinstance(module.weight, Tensor)
+        own = [value for value in (module.weight, module.bias) if value is not None]
+        if any(owners.get(id(value), 0) != 1 for value in own):
+            continue  # tied weights collect gradients from elsewhere too
+        groups = int(getattr(module, "groups", 1))
+        into = module.weight[0].numel() + (bias in starts)
+        found.append(
+            Layer(
+                name=name,
+                groups=groups,
+                out=len(module.weight) // groups,
+                into=into,
+                weight_at=starts[weight],
+                bias_at=starts.get(bias),
+                convolution=not isinstance(module, nn.Linear),
+            )
+        )
+    return tuple(found)
+
+
+@contextmanager
+def recording(objective: Objective, layers: tuple[Layer, ...]) -> Iterator[Recording]:
+    """Note every use of these layers while the model runs; the hooks are gone afterwards, whatever happens."""
+    record = Recording(layers)
+    handles = []
+
+    def hook(name: str) -> Any:
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            value = args[0] if args else kwargs["input"]
+            if not output.requires_grad:
+                return  # under torch.no_grad() the layer has no gradient either
+            # An edge, not the tensor: a ReLU in place would put its own slope there.
+            record.uses.setdefault(name, []).append(
+                Use(value.detach(), value._version, get_gradient_edge(output))
+            )
+
+        return note
+
+    try:
+        for layer in layers:
+            module = objective.model.get_submodule(layer.name)
+            handles.append(module.register_forward_hook(hook(layer.name), with_kwargs=True))
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def inputs_of(
+    layer: Layer, objective: Objective, use: Use, batch: int
+) -> Float[Tensor, "batch group column position"]:
+    """a, at every position of every example.
+
+    Raises:
+        NotCoveredError: The input was changed in place, or its rows are not those of the batch.
+    """
+    if use.input._version != use.version:
+        raise NotCoveredError(f"the input of {layer.name} is changed in place after it was used")
+    module = objective.model.get_submodule(layer.name)
+    if layer.convolution:
+        found = _unfold(module, use.input)
+    else:
+        found = use.input.reshape(len(use.input), 1, -1, layer.columns).mT if use.input.dim() > 1 else None
+    if found is None:
+        raise NotCoveredError(f"the input of {layer.name} has no batch dimension")
+    return _by_example(found, batch, layer)
+
+
+def slopes_of(layer: Layer, slope: Tensor, batch: int) -> Float[Tensor, "batch group out position"]:
+    """δ, at every position of every example."""
+    if layer.convolution:
+        found = slope.reshape(len(slope), layer.groups, layer.out, -1)
+    else:
+        found = slope.reshape(len(slope), 1, -1, layer.out).mT
+    return _by_example(found, batch, layer)
+
+
+def _by_example(
+    values: Float[Tensor, "row group dim position"], batch: int, layer: Layer
+) -> Float[Tensor, "batch group dim position2"]:
+    """Rows that hold several positions of one example next to each other, as [batch·positions, ...] has them."""
+    if len(values) == batch:
+        return values
+    if len(values) % batch:
+        raise NotCoveredError(f"{layer.name} sees {len(values)} rows for a batch of {batch}")
+    split = values.reshape(
+        batch, len(values) // batch, *values.shape[1:]
+    )  # [batch, row, group, dim, position]
+    return split.permute(0, 2, 3, 1, 4).flatten(3)
+
+
+def _unfold(module: nn.Module, value: Tensor) -> Float[Tensor, "row group column position"] | None:
+    """What the kernel of a convolution sees at each position."""
+    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    dims = len(module.kernel_size)
+    if value.dim() != dims + 2:
+        return None
+    padding: list[int] = []
+    for size, dilation, pad in zip(
+        reversed(module.kernel_size), reversed(module.dilation), _padding(module), strict=True
+    ):
+        total = dilation * (size - 1) if pad is None else 2 * pad
+        padding += [total // 2, total - total // 2]
+    if any(padding):
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        value = nn.functional.pad(value, padding, mode=mode)
+    for axis, (size, dilation, stride) in enumerate(
+        zip(module.kernel_size, module.dilation, module.stride, strict=True), start=2
+    ):
+        value = value.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    # [row, channel, *position, *kernel] → [row, group, channel·kernel, position]
+    axes = range(2, 2 + dims)
+    value = value.permute(0, 1, *(axis + dims for axis in axes), *axes)
+    positions = math.prod(value.shape[-dims:])
+    return value.reshape(len(value), module.groups, -1, positions)
+
+
+def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int | None]:
+    """Padding of each axis, the last first; None where the output has the size of the input."""
+    if isinstance(module.padding, str):
+        return [None if module.padding == "same" else 0] * len(module.kernel_size)
+    return list(reversed(module.padding))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether this module computes what torch's Linear or convolution does, and nothing else."""
+    if isinstance(module, nn.Linear):
+        return type(module).forward is nn.Linear.forward
+    for kind in _CONVOLUTIONS:
+        if isinstance(module, kind):
+            same = type(module).forward is kind.forward
+            return same and type(module)._conv_forward is kind._conv_forward  # type: ignore[attr-defined]
+    return False

@@ -1,0 +1,148 @@
+"""Rotated gradients, part by part: a dense block, or the two factors of an outer product.
+
+A Linear layer that is applied once an example has the gradient δ aᵀ; rotated
+by a Kronecker basis it is still an outer product, and out + into numbers stand
+for out · into.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import scores
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Rows left ⊗ right, flattened with `right` fastest.
+
+    Attributes:
+        left: [row, out].
+        right: [row, into].
+    """
+
+    left: Float[Tensor, "row out"]
+    right: Float[Tensor, "row into"]
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def dense(self) -> Float[Tensor, "row dim"]:
+        return (self.left[:, :, None] * self.right[:, None, :]).flatten(1)
+
+
+Part = Tensor | Outer
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rotated gradients c = Qᵀ g, a row per example.
+
+    Attributes:
+        parts: Consecutive columns of c.
+        squares: ‖g‖² in float64 where c does not tell it: Q has fewer columns than g has numbers.
+    """
+
+    parts: tuple[Part, ...]
+    squares: Float[Tensor, "row"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, rows: slice | Tensor) -> Rows:
+        return Rows(
+            tuple(
+                Outer(part.left[rows], part.right[rows]) if isinstance(part, Outer) else part[rows]
+                for part in self.parts
+            ),
+            None if self.squares is None else self.squares[rows],
+        )
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that is stored."""
+        tensors = [
+            tensor
+            for part in self.parts
+            for tensor in ((part.left, part.right) if isinstance(part, Outer) else (part,))
+        ]
+        return tensors if self.squares is None else [*tensors, self.squares]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Columns of each part."""
+        return [
+            part.left.shape[1] * part.right.shape[1] if isinstance(part, Outer) else part.shape[1]
+            for part in self.parts
+        ]
+
+    def dense(self) -> Float[Tensor, "row dim"]:
+        """c, written out."""
+        return torch.cat([part.dense() if isinstance(part, Outer) else part for part in self.parts], dim=1)
+
+    def room(self, count: int) -> Rows:
+        """Room for `count` rows like these."""
+
+        def empty(tensor: Tensor) -> Tensor:
+            return tensor.new_empty(count, *tensor.shape[1:])
+
+        return Rows(
+            tuple(
+                Outer(empty(part.left), empty(part.right)) if isinstance(part, Outer) else empty(part)
+                for part in self.parts
+            ),
+            None if self.squares is None else empty(self.squares),
+        )
+
+    def put(self, place: slice, rows: Rows) -> None:
+        """Write some rows."""
+        for mine, theirs in zip(self[place].tensors, rows.tensors, strict=True):
+            mine.copy_(theirs)
+
+
+def influence(
+    queries: Rows, train: Rows, weights: Float[Tensor, "stop dim"]
+) -> Float[Tensor, "query stop row"]:
+    """Σ w c_test c_i over all parts, at every stop; see `scores.influence`."""
+    total: Tensor | None = None
+    for query, part, weight in zip(
+        queries.parts, train.parts, torch.split(weights, train.sizes, dim=1), strict=True
+    ):
+        dense = query.dense() if isinstance(query, Outer) else query
+        if isinstance(part, Outer):
+            out, into = part.left.shape[1], part.right.shape[1]
+            middle = (dense[:, None, :] * weight).reshape(-1, out, into)  # [query·stop, out, into]
+            flat = torch.stack([((part.right @ one.T) * part.left).sum(1) for one in middle])
+            score = flat.reshape(len(queries), len(weights), len(train))
+        else:
+            score = scores.influence(dense, part, weight)
+        total = score if total is None else total.add_(score)
+    assert total is not None
+    return total
+
+
+def weighted_squares(rows: Rows, weights: Float[Tensor, "stop dim"]) -> Float[Tensor, "stop row"]:
+    """Σ w c² over all parts, in float64; see `scores.weighted_squares`."""
+    total = torch.zeros(len(weights), len(rows), dtype=torch.float64, device=weights.device)
+    for part, weight in zip(rows.parts, torch.split(weights.double(), rows.sizes, dim=1), strict=True):
+        if isinstance(part, Outer):
+            left, right = part.left.double().square(), part.right.double().square()
+            for stop, one in enumerate(weight.reshape(len(weight), left.shape[1], right.shape[1])):
+                total[stop] += ((left @ one) * right).sum(1)
+        else:
+            total += scores.weighted_squares(part, weight)
+    return total
+
+
+def products(queries: Rows, train: Rows) -> Float[Tensor, "query row"]:
+    """c_test · c_i."""
+    ones = queries.tensors[0].new_ones(1, sum(queries.sizes))
+    return influence(queries, train, ones)[:, 0]

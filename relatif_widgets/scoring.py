@@ -1,0 +1,188 @@
+"""Influence on some queries, by the cheapest road that is exact.
+
+- Rows that tell everything: one pass over the index.
+- A low-rank basis: the index gives all but the tail's share, w_tail (g_test·g_i − c_test·c_i).
+  It comes from the gradients of a shortlist, computed afresh, or for every
+  training example from a pass over the training set.
+- No rows, or a solver in place of an eigenbasis: the derivatives of the training
+  losses along s_test = (H+λI)⁻¹ g_test, one forward-mode pass, n numbers of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from . import rows as rotated
+from .gradients import FORWARD_LIMIT
+from .index import Index, RelativeMethod
+from .task import Task
+
+SHORTLIST = 200
+"""Examples of a ranking that are scored exactly; of 1,024 eigenpairs, enough for the top 5 of 99 queries in 100."""
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Exact influence of some training examples on some queries.
+
+    Attributes:
+        rows: Which training examples, ascending.
+        influence: Of each on every query at every stop.
+        others: For every query and stop an upper bound for |w_tail (g_test·g_i − c_test·c_i)| over
+            √(‖g_i‖² − ‖c_i‖²), by Cauchy-Schwarz.
+    """
+
+    rows: Int[Tensor, "some"]
+    influence: Float[Tensor, "query stop some"]
+    others: Float[Tensor, "query stop"]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores of a fitted index.
+
+    Attributes:
+        task: Model and training set.
+        index: Fitted to them.
+        chunk: Examples a batch where per-example gradients are formed.
+    """
+
+    task: Task
+    index: Index
+    chunk: int
+
+    def prepare(self, dampings: Sequence[float], progress: Progress) -> None:
+        """Normalizers for these dampings, from the rows or, where there are none, by a pass over the training set."""
+        missing = self.index.missing(dampings)
+        if not missing:
+            return
+        if self.index.rows is not None:
+            self.index.prepare(dampings)
+            return
+        norms = []
+        with self.task.evaluating():
+            for batch in self.task.batches(self.task.source, self.chunk):
+                norms.append(self.index.norms(self.index.basis.rotation.rotate_batch(batch), missing))
+                progress((batch.first + len(batch.targets)) / self.index.count)
+        self.index.keep(missing, *(torch.cat(part, dim=1) for part in zip(*norms, strict=True)))
+
+    def influence(
+        self, gradients: Float[Tensor, "query param"], dampings: Sequence[float], progress: Progress
+    ) -> Iterator[tuple[slice, Float[Tensor, "query stop part"]]]:
+        """Exact influence of every training example, one part of the training set after the other."""
+        index, count = self.index, self.index.count
+        if index.rows is None or index.basis.solver is not None:
+            with self.task.evaluating():
+                solved = [
+                    index.basis.solve(gradients, damping, _share(progress, at, len(dampings)))
+                    for at, damping in enumerate(dampings)
+                ]
+            vectors = torch.stack(solved, dim=1)
+            for part, values in self._products(vectors.flatten(0, 1)):
+                progress(0.5 + 0.5 * part.stop / count)
+                yield part, values.T.reshape(len(gradients), len(dampings), -1)
+            return
+        queries = index.basis.rotation.rotate(gradients)
+        if index.basis.tail is None:
+            for part, influence in index.influence(queries, dampings):
+                progress(part.stop / count)
+                yield part, influence
+            return
+        tail = self._tail(dampings, gradients)
+        left = gradients - index.basis.rotation.back(queries)
+        for part, values in self._products(left):
+            progress(part.stop / count)
+            (_, core), *_ = Index(index.basis, part.stop - part.start, index.rows[part]).influence(
+                queries, dampings, step=part.stop - part.start
+            )
+            yield part, core + tail[:, None] * values.T[:, None]
+
+    def shortlist(
+        self,
+        gradients: Float[Tensor, "query param"],
+        dampings: Sequence[float],
+        methods: Sequence[RelativeMethod],
+        keep: int,
+        progress: Progress,
+    ) -> Shortlist | None:
+        """Exact influence of those who can be among the best, by any of the methods, either sign, at any stop.
+
+        None where that is no less work than scoring everybody.
+        """
+        index = self.index
+        if index.rows is None or index.basis.tail is None or index.basis.solver is not None:
+            return None
+        keep = min(max(keep, SHORTLIST), index.count)
+        if keep * len(gradients) * len(dampings) > 8 * index.count or 4 * keep > index.count:
+            return None
+        queries = index.basis.rotation.rotate(gradients)
+        core = torch.cat([part for _, part in index.influence(queries, dampings)], dim=2)
+        progress(0.2)
+        everybody = slice(0, index.count)
+        chosen = torch.zeros(index.count, dtype=torch.bool, device=core.device)
+        for position, damping in enumerate(dampings):
+            for method in methods:
+                score = index.relative(method, core[:, position], damping, everybody)
+                chosen[score.topk(keep, dim=1).indices] = True
+                chosen[score.topk(keep, dim=1, largest=False).indices] = True
+        rows = torch.nonzero(chosen)[:, 0]
+        progress(0.4)
+        products = []
+        with self.task.evaluating():
+            for batch in self.task.some(rows.tolist(), self.chunk):
+                products.append(gradients @ batch.gradients.T)
+                progress(0.4 + 0.6 * sum(p.shape[1] for p in products) / len(rows))
+        inside = rotated.products(queries, index.rows[rows])
+        left = torch.cat(products, dim=1) - inside
+        tail = self._tail(dampings, gradients)
+        bound = index.residual(queries).sqrt()[:, None] * tail
+        return Shortlist(rows, core[:, :, rows] + tail[:, None] * left[:, None], bound)
+
+    def certified(
+        self,
+        listed: Shortlist,
+        worst: Float[Tensor, "query"],
+        gradients: Float[Tensor, "query param"],
+        method: RelativeMethod,
+        damping: float,
+        sign: str,
+    ) -> Bool[Tensor, "query"]:
+        """Whether nobody outside the shortlist can score better than `worst`, at its one stop."""
+        index = self.index
+        assert index.rows is not None
+        queries = index.basis.rotation.rotate(gradients)
+        core = torch.cat([part for _, part in index.influence(queries, [damping])], dim=2)[:, 0]
+        slack = listed.others * index.residual(index.rows).sqrt()
+        signed = {"positive": core, "negative": -core, "both": core.abs()}[sign]
+        bound = index.relative(method, signed + slack.to(core.dtype), damping, slice(0, index.count))
+        bound[:, listed.rows] = -torch.inf
+        least = worst if sign == "positive" else -worst if sign == "negative" else worst.abs()
+        return bound.amax(1) < least
+
+    def _tail(self, dampings: Sequence[float], like: Tensor) -> Float[Tensor, "stop"]:
+        weights = self.index.basis.tail_weights(
+            torch.tensor(dampings, dtype=torch.float64, device=like.device)
+        )
+        assert weights is not None
+        return weights.to(like.dtype)
+
+    def _products(
+        self, vectors: Float[Tensor, "vector param"]
+    ) -> Iterator[tuple[slice, Float[Tensor, "part vector"]]]:
+        """g_i·v for every training example and vector, in one pass over the training set."""
+        size = self.task.forward_chunk() if len(vectors) <= FORWARD_LIMIT else self.chunk
+        with self.task.evaluating():
+            for batch in self.task.batches(self.task.source, size):
+                yield slice(batch.first, batch.first + len(batch.targets)), batch.products(vectors)
+
+
+def _share(progress: Progress, at: int, of: int) -> Progress:
+    """Progress of one of several equal parts of the first half of the work."""
+    return lambda done: progress(0.5 * (at + done) / of)
