@@ -38,8 +38,10 @@ class TopK:
     Attributes:
         indices: Rows of the training set, best first, [query, k].
         scores: Their scores, [query, k].
-        certified: True where no example outside can belong to the top k,
-            [query]. Always true here: every training example is scored exactly.
+        certified: True where no example outside can belong to the top k under this
+            curvature, [query]. Always true where every training example is scored; a
+            low-rank curvature scores a shortlist exactly, and vouches for it only
+            where a bound rules out everybody else.
     """
 
     indices: Int[Tensor, "query k"]
@@ -63,19 +65,32 @@ class Explainer:
         parameters: Which parameters to differentiate: all trainable ones by
             default; a module or its name ("fc"), a list of names, or a predicate
             (name, parameter) -> bool.
-        curvature: "fisher" (exact, over the model's own labels), "hessian" (exact),
+        curvature: "auto": the most faithful that fits, "fisher" to about 8,000
+            parameters, then "low_rank", then "ekfac"; `report()` says which.
+            "fisher" (exact, over the model's own labels), "hessian" (exact),
             "empirical_fisher" (at the training labels), "block_fisher" (the exact
-            Fisher of each layer), "identity" (plain gradients), "auto" (the Fisher,
-            to about 8,000 parameters), or an object of the
-            `relatif_widgets.curvature.Curvature` protocol.
+            Fisher of each layer), "low_rank" (leading eigenpairs of the whole Fisher
+            and an isotropic tail), "kfac", "ekfac", "lissa" (a recursion for each
+            query), "identity" (plain gradients), or an object of the
+            `relatif_widgets.curvature.Curvature` protocol, such as
+            `LowRank(rank=2048)` or `Lissa(matrix="fisher")`.
+        fisher_labels: Which labels "low_rank", "kfac" and "ekfac" take their
+            expectation over: "sample" (one drawn from the model for each example;
+            the default of K-FAC and EK-FAC), "rademacher" (one random combination of
+            all labels, as cheap and less noisy; the default of "low_rank"), "exact",
+            or "empirical" (the training labels, for a loss without a likelihood).
         damping: λ in (H + λI), absolute as in the paper; the default of every
             question.
         dampings: The stops of the widget's slider; `damping` joins them.
         batch_size: Examples a batch; by default as many as memory allows, at most 256.
         collate_fn: Turns a list of items into (inputs, targets), as in a DataLoader.
         device: Where to compute; by default where the model is.
+        space: Where "nearest" measures distance: "inputs" (the paper's k-NN) or
+            "features", the inputs of the model's last layer.
         memory_limit: Most bytes that fitting may take for rows, inputs and
-            curvature: a number, or text such as "2GB". None: no limit.
+            curvature: a number, or text such as "2GB". None: half of what is free.
+            Rotated gradients that do not fit are not kept; each question then takes
+            a pass over the training set.
         class_names: Names of the classes, a list or a mapping from index; by default the data set's own, else numbers.
         render: Hook that turns a raw example into what is shown: a picture, text,
             or a mapping of column to value.
@@ -178,7 +193,7 @@ class Explainer:
                 regression); None for the predicted class.
             method: "influence" (IF), "theta_relative" (Definition 3.2),
                 "loss_relative" (Definition 3.4) or "nearest" (minus the squared
-                distance in input space; labels and damping do not enter).
+                distance, see `space`; labels and damping do not enter).
             damping: λ; the explainer's default if None.
 
         Returns:
