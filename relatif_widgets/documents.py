@@ -104,6 +104,7 @@ def explain(
             model_fingerprint=task.objective.fingerprint,
             data_fingerprint=fitted.data_fingerprint,
             prepare_seconds=round(time.perf_counter() - started, 4),
+            nearest_space="features" if fitted.neighbors and fitted.neighbors.features else "inputs",
         ),
     )
 

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +17,7 @@ from . import documents, fitting, media, scores
 from .curvature import Curvature, FisherLabels, as_curvature
 from .data import Collate, as_inputs, as_source, batch_length, map_tensors
 from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
-from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign
+from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign, Space
 from .neighbors import no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
 from .queries import QuerySet
@@ -27,8 +27,7 @@ from .task import BATCH, Label, attach
 DAMPINGS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The default damping stops."""
 
-SPACES = ("inputs", "features")
-"""Where k-NN measures distance."""
+SPACES: tuple[Space, ...] = ("inputs", "features")
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Explainer:
         batch_size: int | None = None,
         collate_fn: Collate | None = None,
         device: torch.device | str | None = None,
-        space: Literal["inputs", "features"] = "inputs",
+        space: Space = "inputs",
         memory_limit: int | str | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,
         render: media.Render | None = None,

@@ -37,6 +37,7 @@ TOP = 20
 """Training examples that a ranking keeps per damping stop, unless more are asked for."""
 
 Method = Literal["influence", "theta_relative", "loss_relative", "nearest"]
+Space = Literal["inputs", "features"]
 Sign = Literal["positive", "negative", "both"]
 TableSign = Literal["positive", "negative"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -227,6 +228,7 @@ class Provenance:
         model_fingerprint: SHA-256 of the scored parameters' values.
         data_fingerprint: SHA-256 of the training inputs and targets.
         prepare_seconds: Wall time that the rankings took.
+        nearest_space: Where k-NN measured: "inputs", or "features", what the model's last layer sees.
     """
 
     package_version: str
@@ -240,6 +242,7 @@ class Provenance:
     model_fingerprint: str
     data_fingerprint: str
     prepare_seconds: Finite
+    nearest_space: Space = "inputs"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from relatif_widgets import DataError, Explainer
+from relatif_widgets import ChoiceError, DataError, Explainer, ModelError
 from relatif_widgets.neighbors import Neighbors, flatten_inputs
 
 
@@ -50,3 +50,75 @@ def test_inputs_of_several_tensors_have_no_distance_but_everything_else() -> Non
     explanation = explainer.explain(items[0][0])
     assert explanation.top(explanation.labels[0], method="nearest") == []
     assert len(explanation.top(explanation.labels[0])) > 0
+
+
+@pytest.mark.parametrize("kind", ["mlp", "convolutions", "two inputs"])
+def test_in_features_distance_is_between_what_the_last_layer_sees(kind: str) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.out = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return self.out(torch.tanh(self.hidden(ids * mask)))
+
+    torch.manual_seed(0)
+    y = torch.arange(12) % 3
+    if kind == "convolutions":
+        x = torch.randn(12, 1, 5, 5, dtype=torch.float64)
+        body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten())
+        model: nn.Module = nn.Sequential(body, nn.Linear(18, 3)).double()
+    else:
+        x = torch.randn(12, 4, dtype=torch.float64)
+        body = nn.Sequential(nn.Linear(4, 5), nn.Tanh())
+        model = nn.Sequential(body, nn.Linear(5, 3)).double()
+    train: object = (x, y)
+    queries: object = x[:4]
+    if kind == "two inputs":
+        model = Named().double()
+        body = nn.Sequential(model.hidden, nn.Tanh())
+        train = [((x[i], torch.ones(4)), i % 3) for i in range(12)]
+        queries = [((x[i], torch.ones(4)), i % 3) for i in range(4)]
+    explainer = Explainer(model, train, space="features").fit(progress=False)
+    with torch.no_grad():
+        right = -torch.cdist(body(x[:4]), body(x)).square()
+    torch.testing.assert_close(explainer.scores(queries, method="nearest"), right, rtol=1e-9, atol=1e-12)
+    first = queries[0] if isinstance(queries, torch.Tensor) else queries[0][0]  # type: ignore[index]
+    shown = explainer.explain(first)
+    assert shown.provenance.nearest_space == "features"
+    table = shown.panels[0].ranking("nearest", "positive").examples[0]
+    assert [shown.examples[i].index for i in table[:5]] == right[0].topk(5).indices.tolist()
+    text = repr(shown.with_settings(method="nearest")._repr_mimebundle_()["text/plain"])
+    assert "nearest examples to the model's last layer, whatever the label" in text
+    assert "k-NN in the features of the last layer" in text
+
+
+def test_a_model_without_a_last_layer_has_no_features() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 3).double())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight
+
+    data = (torch.randn(6, 4).double(), torch.arange(6) % 3)
+    with pytest.raises(ModelError, match='space="features" compares what the last Linear.*runs none'):
+        Explainer(Plain(), data, space="features")
+    with pytest.raises(ChoiceError, match="space='feature' is not known.*Did you mean 'features'"):
+        Explainer(Plain(), data, space="feature")
+    assert Explainer(Plain(), data).fit(progress=False).scores(data[0], method="nearest").shape == (6, 6)
+
+
+def test_a_last_layer_that_sees_no_row_per_example_has_no_features() -> None:
+    class Folded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(2, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(x.reshape(-1, 2)).reshape(len(x), 2, 3).mean(1)
+
+    data = (torch.randn(6, 4), torch.arange(6) % 3)
+    with pytest.raises(ModelError, match="the last layer, 'out', sees; that has .* rows for . examples"):
+        Explainer(Folded(), data, space="features")

@@ -89,6 +89,7 @@ export interface Provenance {
   model_fingerprint: string;
   data_fingerprint: string;
   prepare_seconds: number;
+  nearest_space: "inputs" | "features";
 }
 
 export interface Settings {
@@ -262,6 +263,13 @@ const readProvenance: Reader<Provenance> = (value, path) => {
     model_fingerprint: field(fields, path, "model_fingerprint", string),
     data_fingerprint: field(fields, path, "data_fingerprint", string),
     prepare_seconds: field(fields, path, "prepare_seconds", finite),
+    nearest_space: optional(
+      fields,
+      path,
+      "nearest_space",
+      oneOf("inputs", "features"),
+      "inputs" as const,
+    ),
   };
 };
 

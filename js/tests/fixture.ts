@@ -71,6 +71,7 @@ export function fixture(): Explanation {
       model_fingerprint: "a",
       data_fingerprint: "b",
       prepare_seconds: 0.31,
+      nearest_space: "inputs",
     },
   };
 }

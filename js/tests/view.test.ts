@@ -186,6 +186,13 @@ describe("a control", () => {
     expect(one(root, ".rw-segments.rw-idle").title).toContain("k-NN");
     expect(one(root, ".rw-note").textContent).toBe("nearest pictures, whatever the label");
     expect(firstCards()).toEqual(["2.00", "2.50"]); // distances
+    const inFeatures = fixture();
+    inFeatures.provenance.nearest_space = "features";
+    const other = open(inFeatures).root;
+    radio(other, "nearest").click();
+    expect(one(other, ".rw-note").textContent).toBe(
+      "nearest pictures to the model’s last layer, whatever the label",
+    );
     radio(root, "influence").click();
     expect(dampingSlider(root).disabled).toBe(false);
   });

@@ -138,9 +138,10 @@ def _panel(
     longest: float,
 ) -> str:
     settings = explanation.settings
+    note = words.note(panel, settings.method, settings.sign, NAME, explanation.provenance.nearest_space)
     heading = (
         f'<div style="padding:0 6px"><b>{_name(panel.name, 240)}</b> '
-        f'<span style="{_QUIET}">{escape(words.note(panel, settings.method, settings.sign, NAME))}</span></div>'
+        f'<span style="{_QUIET}">{escape(note)}</span></div>'
     )
     if not cards:
         message = words.nothing(panel, settings.sign, NAME)

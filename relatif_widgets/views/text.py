@@ -17,7 +17,11 @@ def plain_text(explanation: Explanation) -> str:
     for panel in explanation.panels:
         cards = explanation.ranked(panel)
         settings = explanation.settings
-        lines += ["", f"{_name(panel.name)}: {words.note(panel, settings.method, settings.sign, NAME)}"]
+        space = explanation.provenance.nearest_space
+        lines += [
+            "",
+            f"{_name(panel.name)}: {words.note(panel, settings.method, settings.sign, NAME, space)}",
+        ]
         lines += _table(explanation, cards) or [f"  {words.nothing(panel, settings.sign, NAME)}"]
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from decimal import Decimal
 
-from ..explanation import METHOD_TITLES, Explanation, Method, Panel, Sign, TrainingExample
+from ..explanation import METHOD_TITLES, Explanation, Method, Panel, Sign, Space, TrainingExample
 
 SIGN_WORDS: dict[Sign, str] = {
     "positive": "helpful",
@@ -128,10 +128,11 @@ def likeliest(explanation: Explanation, count: int) -> list[tuple[int, float]]:
     return [pair for place, pair in enumerate(ranked) if place < count or pair[0] in with_panel]
 
 
-def note(panel: Panel, method: Method, sign: Sign, limit: int) -> str:
+def note(panel: Panel, method: Method, sign: Sign, limit: int, space: Space = "inputs") -> str:
     """What the examples of a panel have in common."""
     if method == "nearest":
-        return "nearest examples, whatever the label"
+        where = " to the model's last layer" if space == "features" else ""
+        return f"nearest examples{where}, whatever the label"
     name = shortened(panel.name, limit)
     if panel.label is None:
         if sign == "both":
@@ -152,6 +153,8 @@ def caption(explanation: Explanation) -> str:
     """What was computed, in one line: method, damping, sign, k, and over what."""
     now, source = explanation.settings, explanation.provenance
     parts = [METHOD_TITLES[now.method]]
+    if now.method == "nearest" and source.nearest_space == "features":
+        parts[0] += " in the features of the last layer"
     if now.method != "nearest":
         if source.mean_eigenvalue is not None:  # else damping changes nothing
             parts.append(f"damping {damping(now.damping)}")

@@ -19,7 +19,7 @@ const METHOD_HELP: Record<Method, string> = {
     "Influence for each unit of change in the weights. For explaining this prediction.",
   loss_relative:
     "Influence for each unit of change in the training loss. For explaining this prediction.",
-  nearest: "Nearest in input space. It knows nothing of the model.",
+  nearest: "Nearest neighbours, whatever the label: a baseline without influence.",
 };
 
 const SIGNS: Record<Sign, [text: string, help: string]> = {
@@ -29,7 +29,7 @@ const SIGNS: Record<Sign, [text: string, help: string]> = {
 };
 
 const DEFAULT_LONGEST = 20;
-const NO_MODEL = "k-NN compares inputs only: it has no";
+const NO_MODEL = "k-NN compares distances only: it has no";
 
 export interface Controls {
   readonly node: HTMLElement;

@@ -148,7 +148,7 @@ function panelView(
   return {
     node,
     draw(ranked, longest, setting, only) {
-      setText(words, noteOf(panel, setting, pictures));
+      setText(words, noteOf(doc, panel, setting, pictures));
       close.hidden = only;
       const nodes: HTMLElement[] = [];
       for (const { position, score } of ranked) {
@@ -187,9 +187,15 @@ function comingView(name: string, names: WeakMap<Element, string>): PanelView {
   };
 }
 
-function noteOf(panel: Panel, { method, sign }: Setting, pictures: boolean): string {
+function noteOf(
+  { provenance }: Explanation,
+  panel: Panel,
+  { method, sign }: Setting,
+  pictures: boolean,
+): string {
   if (method === "nearest") {
-    return `nearest ${pictures ? "pictures" : "examples"}, whatever the label`;
+    const where = provenance.nearest_space === "features" ? " to the model’s last layer" : "";
+    return `nearest ${pictures ? "pictures" : "examples"}${where}, whatever the label`;
   }
   const { name } = panel;
   if (panel.label === null) {
