@@ -186,15 +186,17 @@ describe("a control", () => {
     expect(one(root, ".rw-segments.rw-idle").title).toContain("k-NN");
     expect(one(root, ".rw-note").textContent).toBe("nearest pictures, whatever the label");
     expect(firstCards()).toEqual(["2.00", "2.50"]); // distances
-    const inFeatures = fixture();
-    inFeatures.provenance.nearest_space = "features";
-    const other = open(inFeatures).root;
-    radio(other, "nearest").click();
-    expect(one(other, ".rw-note").textContent).toBe(
-      "nearest pictures to the model’s last layer, whatever the label",
-    );
     radio(root, "influence").click();
     expect(dampingSlider(root).disabled).toBe(false);
+  });
+
+  test("k-NN says where it measured if that is not the input", () => {
+    doc.provenance.nearest_space = "features";
+    root = open(doc).root;
+    radio(root, "nearest").click();
+    expect(one(root, ".rw-note").textContent).toBe(
+      "nearest pictures to the model’s last layer, whatever the label",
+    );
   });
 
   test("for damping is disabled where there is one stop", () => {
