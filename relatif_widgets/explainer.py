@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,8 @@ from .task import BATCH, Label, attach
 
 DAMPINGS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The default damping stops."""
+
+Storage = Literal["float64", "float32", "float16", "bfloat16"]
 
 SPACES: tuple[Space, ...] = ("inputs", "features")
 
@@ -90,6 +92,9 @@ class Explainer:
             curvature: a number, or text such as "2GB". None: half of what is free.
             Rotated gradients that do not fit are not kept; each question then takes
             a pass over the training set.
+        storage: Precision in which rotated gradients are kept, "float32", "float16" or
+            "bfloat16" (half the memory, and two or three digits); None for the model's
+            own. `TopK.certified` is False for rows that are rounded.
         class_names: Names of the classes, a list or a mapping from index; by default the data set's own, else numbers.
         render: Hook that turns a raw example into what is shown: a picture, text,
             or a mapping of column to value.
@@ -116,6 +121,7 @@ class Explainer:
         device: torch.device | str | None = None,
         space: Space = "inputs",
         memory_limit: int | str | None = None,
+        storage: Storage | torch.dtype | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,
         render: media.Render | None = None,
     ) -> None:
@@ -126,6 +132,7 @@ class Explainer:
         batch_size = None if batch_size is None else _count("batch_size", batch_size)
         one_of("space", space, SPACES)
         limit = fitting.as_bytes(memory_limit)
+        self._storage = fitting.as_storage(storage)
         self._memory = fitting.available_memory() if limit is None else limit
         objective = make_objective(model, loss, parameters, device)
         source = as_source(train_set, "train_set", collate_fn)
@@ -168,6 +175,7 @@ class Explainer:
                 self.damping,
                 self._chunk,
                 self._memory,
+                self._storage,
                 self._features,
                 report,
             )
@@ -357,7 +365,7 @@ class Explainer:
         stored = (
             "no rows, they exceed the memory: each question takes a pass over the training set"
             if rows is None
-            else f"{rows.nbytes / 1e6:,.1f} MB of rotated gradients"
+            else f"{rows.nbytes / 1e6:,.1f} MB of rotated gradients in {fitting.precision(rows)}"
         )
         return "\n".join(
             [
@@ -456,7 +464,8 @@ class Explainer:
                 found = found.gather(1, order)
             best = found, value
         assert best is not None
-        return *best, torch.ones(len(block), dtype=torch.bool, device=block.device)
+        exact = method == "nearest" or not scorer.index.rounded
+        return *best, torch.full((len(block),), exact, device=block.device)
 
 
 def _count(option: str, value: Any) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .curvature import Curvature, Rotation, Setting
 from .data import Fingerprint
-from .errors import ChoiceError, DataError, ModelError
+from .errors import ChoiceError, DataError, ModelError, one_of
 from .gradients import GradientBatch
 from .index import Index
 from .neighbors import Features, Neighbors, flatten_inputs
@@ -25,6 +25,7 @@ from .rows import Rows
 from .scoring import Scorer
 from .task import BATCH, Task
 
+STORAGES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CHUNK_BYTES = 256 << 20
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -101,6 +102,7 @@ def fit(
     damping: float,
     chunk: int,
     memory: int,
+    storage: torch.dtype | None,
     features: Features | None,
     report: Callable[[str, int], None],
 ) -> Fitted:
@@ -113,6 +115,7 @@ def fit(
         damping: The default λ.
         chunk: Examples a batch.
         memory: Bytes that rows and curvature may take. Rows that do not fit are not kept.
+        storage: Precision of the rows that are kept; None for the model's.
         features: The space for k-NN, or None for the inputs themselves.
         report: Called with the stage in words and the examples just done.
 
@@ -138,7 +141,7 @@ def fit(
             if last:
                 rotation = curvature.rotation()
                 spare = memory - curvature.working_memory(objective.size)
-                stored = count * _row_bytes(task, rotation) <= spare
+                stored = count * _row_bytes(task, rotation, storage) <= spare
             for batch in task.batches(task.source, chunk):
                 digest.add(batch.inputs, batch.targets)
                 curvature.update(batch)  # first, so that gradients can reuse its Jacobian
@@ -147,6 +150,8 @@ def fit(
                 if last and stored:
                     found = rotation.rotate_batch(batch) if rotation else Rows((batch.gradients,))
                     moved |= any(bool(tensor.any()) for tensor in found.tensors)
+                    if rotation is not None:
+                        found = _stored(found, storage)
                     rows = rows or found.room(count)
                     rows.put(slice(batch.first, batch.first + len(found)), found)
                 report(curvature.name if not last else "gradients", len(batch.targets))
@@ -166,7 +171,8 @@ def fit(
         assert isinstance(whole, Tensor)
         for block in torch.split(whole, 1024):  # in place: the rows are the largest thing here
             block.copy_(basis.rotation.rotate(block).dense())
-    index = Index(basis, count, rows)
+        rows = _stored(rows, storage)
+    index = Index(basis, count, rows, objective.dtype)
     stops = [damping] if basis.solver else [stop for stop in dampings if basis.is_definite(stop)]
     if rows is None:
         report("normalizers", 0)
@@ -234,8 +240,44 @@ def as_bytes(limit: int | str | None) -> int | None:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def _row_bytes(task: Task, rotation: Rotation | None) -> int:
-    size, itemsize = task.objective.size, task.objective.dtype.itemsize
+def _stored(rows: Rows, storage: torch.dtype | None) -> Rows:
+    """Rows in the precision of storage.
+
+    Raises:
+        ModelError: A number is too large for it.
+    """
+    if storage is None:
+        return rows
+    found = rows.to(storage)
+    if not all(bool(tensor.isfinite().all()) for tensor in found.tensors):
+        raise ModelError(
+            f"A rotated gradient is too large for storage={str(storage).removeprefix('torch.')!r}, which ends at "
+            f'{torch.finfo(storage).max:g}. Use storage="bfloat16".'
+        )
+    return found
+
+
+def as_storage(storage: str | torch.dtype | None) -> torch.dtype | None:
+    """A precision by name.
+
+    Raises:
+        ChoiceError: It is none of those that rows are kept in.
+    """
+    if storage is None:
+        return None
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in STORAGES}
+    return known[one_of("storage", str(storage).removeprefix("torch."), tuple(known))]
+
+
+def precision(rows: Rows) -> str:
+    """In which rows are kept."""
+    return str(rows.tensors[0].dtype).removeprefix("torch.")
+
+
+def _row_bytes(task: Task, rotation: Rotation | None, storage: torch.dtype | None) -> int:
+    size = task.objective.size
+    # Raw gradients are kept as they are until they are turned.
+    itemsize = (task.objective.dtype if storage is None or rotation is None else storage).itemsize
     return size * itemsize if rotation is None else rotation.row_bytes(task.plan, size, itemsize)
 
 

@@ -32,18 +32,25 @@ class Index:
     Attributes:
         basis: The eigenbasis that the rows are in.
         count: n, the number of training examples.
-        rows: c_i = Qᵀ g_i in the model's dtype, or None where they do not fit into memory.
+        rows: c_i = Qᵀ g_i in the precision of storage, or None where they do not fit into memory.
+        dtype: In which to compute, the model's.
     """
 
     basis: Eigenbasis
     count: int
     rows: Rows | None
+    dtype: torch.dtype
     _norms: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
-    def complete(self) -> bool:
-        """Whether the rows tell everything, so that no gradient is needed again."""
-        return self.rows is not None and self.basis.tail is None and self.basis.solver is None
+    def rounded(self) -> bool:
+        """Whether the rows are stored in less than the model's precision."""
+        return self.rows is not None and self.rows.tensors[0].dtype != self.dtype
+
+    def some(self, part: slice | Tensor) -> Rows:
+        """Some rows, ready to compute with."""
+        assert self.rows is not None
+        return self.rows[part].to(self.dtype)
 
     def prepare(self, dampings: Sequence[float]) -> None:
         """Compute both normalizers for these dampings in one pass over the rows."""
@@ -116,13 +123,13 @@ class Index:
         """
         assert self.rows is not None
         size = sum(self.rows.sizes)
-        weights = self.weights(dampings, size).to(self.rows.tensors[0].dtype)
+        weights = self.weights(dampings, size).to(self.dtype)
         if step is None:
             columns = max(size, len(queries) * len(dampings))
             step = max(1, (1 << 23) // columns)
         for start in range(0, self.count, step):
             part = slice(start, min(start + step, self.count))
-            yield part, rotated.influence(queries, self.rows[part], weights)
+            yield part, rotated.influence(queries, self.some(part), weights)
 
     def relative(
         self,

@@ -84,6 +84,18 @@ class Rows:
             for part in self.parts
         ]
 
+    def to(self, dtype: torch.dtype) -> Rows:
+        """The same in another precision; `squares` stay in float64."""
+        return Rows(
+            tuple(
+                Outer(part.left.to(dtype), part.right.to(dtype))
+                if isinstance(part, Outer)
+                else part.to(dtype)
+                for part in self.parts
+            ),
+            self.squares,
+        )
+
     def dense(self) -> Float[Tensor, "row dim"]:
         """c, written out."""
         return torch.cat([part.dense() if isinstance(part, Outer) else part for part in self.parts], dim=1)

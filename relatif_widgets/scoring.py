@@ -99,8 +99,8 @@ class Scorer:
         left = gradients - index.basis.rotation.back(queries)
         for part, values in self._products(left):
             progress(part.stop / count)
-            (_, core), *_ = Index(index.basis, part.stop - part.start, index.rows[part]).influence(
-                queries, dampings, step=part.stop - part.start
+            core = rotated.influence(
+                queries, index.some(part), index.weights(dampings, sum(queries.sizes)).to(index.dtype)
             )
             yield part, core + tail[:, None] * values.T[:, None]
 
@@ -139,7 +139,7 @@ class Scorer:
             for batch in self.task.some(rows.tolist(), self.chunk):
                 products.append(gradients @ batch.gradients.T)
                 progress(0.4 + 0.6 * sum(p.shape[1] for p in products) / len(rows))
-        inside = rotated.products(queries, index.rows[rows])
+        inside = rotated.products(queries, index.some(rows))
         left = torch.cat(products, dim=1) - inside
         tail = self._tail(dampings, gradients)
         bound = index.residual(queries).sqrt()[:, None] * tail
@@ -157,6 +157,8 @@ class Scorer:
         """Whether nobody outside the shortlist can score better than `worst`, at its one stop."""
         index = self.index
         assert index.rows is not None
+        if index.rounded:
+            return torch.zeros(len(gradients), dtype=torch.bool, device=gradients.device)
         queries = index.basis.rotation.rotate(gradients)
         core = torch.cat([part for _, part in index.influence(queries, [damping])], dim=2)[:, 0]
         slack = listed.others * index.residual(index.rows).sqrt()

@@ -460,6 +460,8 @@ def test_asking_before_fitting_says_what_to_do(data: tuple[Tensor, Tensor]) -> N
         ({"memory_limit": "lots"}, "memory_limit='lots'"),
         ({"damping": -1}, "damping=-1"),
         ({"dampings": [0.1, 0]}, "damping=0"),
+        ({"storage": "float8"}, "storage='float8' is not known.*Did you mean"),
+        ({"space": "pixels"}, "space='pixels' is not known"),
     ],
 )
 def test_unknown_options_are_refused(
@@ -479,6 +481,48 @@ def test_memory_limit_is_obeyed_or_refused(data: tuple[Tensor, Tensor]) -> None:
     assert small._chunk < 40  # one batch is kept to an eighth of the limit
     large = Explainer(mlp(), data).fit(progress=False)
     torch.testing.assert_close(small.fit(progress=False).scores(data[0][:2]), large.scores(data[0][:2]))
+
+
+@pytest.mark.parametrize("curvature", ["fisher", "ekfac", "low_rank"])
+@pytest.mark.parametrize(
+    ("storage", "digits"), [("float32", 1e-5), ("bfloat16", 3e-2), (torch.float16, 1e-2)]
+)
+def test_rows_may_be_kept_in_less_precision(curvature: str, storage: object, digits: float) -> None:
+    x, y = blobs(60)
+    exact = Explainer(mlp(), (x, y), curvature=curvature, damping=0.1).fit(progress=False)
+    rounded = Explainer(mlp(), (x, y), curvature=curvature, damping=0.1, storage=storage).fit(progress=False)
+    for method in ("influence", "theta_relative", "loss_relative"):
+        ours, theirs = rounded.scores(x[:4], method=method), exact.scores(x[:4], method=method)
+        assert ours.dtype == torch.float64
+        error = float((ours - theirs).abs().max() / theirs.abs().max())
+        assert 0 < error < digits
+    torch.testing.assert_close(rounded.self_influence(), exact.self_influence(), rtol=4 * digits, atol=1e-9)
+    name = str(storage).removeprefix("torch.")
+    assert f"rotated gradients in {name}" in rounded.report()
+    full, half = exact._ready().index.rows, rounded._ready().index.rows
+    assert full is not None
+    assert half is not None
+    assert half.nbytes < 0.6 * full.nbytes
+    assert not rounded.top_k(x[:4], k=3).certified.any()
+
+
+def test_a_gradient_too_large_for_its_storage_is_refused() -> None:
+    x, y = blobs(20)
+    with pytest.raises(ModelError, match="too large for storage='float16', which ends at 65504"):
+        Explainer(nn.Linear(4, 3).double(), (x * 1e6, y), curvature="identity", storage="float16").fit(
+            progress=False
+        )
+
+
+def test_models_in_half_precision_are_scored_in_float32() -> None:
+    x, y = blobs(20)
+    half = mlp().to(torch.bfloat16)
+    as_float = mlp().to(torch.bfloat16).float()
+    found = Explainer(half, (x, y), damping=0.1).fit(progress=False).scores(x[:3])
+    right = Explainer(as_float, (x, y), damping=0.1).fit(progress=False).scores(x[:3])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, right)
+    assert next(half.parameters()).dtype == torch.bfloat16
 
 
 def test_infinite_outputs_name_the_example() -> None:
