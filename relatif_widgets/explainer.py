@@ -145,6 +145,7 @@ class Explainer:
         self._features = self._task.features() if space == "features" else None
         self._chunk = fitting.chunk_size(self._task, self._curvature, batch_size, self._memory)
         fitting.check_memory(self._task, self._curvature, self._chunk, self._memory)
+        self._at_once = fitting.gradients_at_once(self._task, batch_size, self._memory)
         self._fitted: fitting.Fitted | None = None
 
     def fit(self, *, progress: bool = True) -> Explainer:
@@ -402,7 +403,7 @@ class Explainer:
         return self.damping if damping is None else as_damping(damping)
 
     def _scorer(self) -> Scorer:
-        return Scorer(self._task, self._ready().index, self._chunk)
+        return Scorer(self._task, self._ready().index, self._chunk, self._at_once)
 
     def _query_blocks(self, queries: Any, labels: Any, method: Method) -> Iterator[Tensor]:
         """Block by block the queries' gradients, or for "nearest" their distances."""
@@ -410,7 +411,7 @@ class Explainer:
         one_of("method", method, METHODS)
         source = as_inputs(queries, "queries", self._collate)
         targets = None if labels is None else task.query_targets(labels, source.length)
-        size = BATCH if method == "nearest" else min(BATCH, self._chunk)
+        size = BATCH if method == "nearest" else self._at_once
         for first, raw, _ in source.batches(size):
             task.check_query(raw, single=False)
             inputs = task.inputs(raw, "queries", first)

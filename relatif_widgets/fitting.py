@@ -176,7 +176,7 @@ def fit(
     stops = [damping] if basis.solver else [stop for stop in dampings if basis.is_definite(stop)]
     if rows is None:
         report("normalizers", 0)
-    Scorer(task, index, chunk).prepare(stops, lambda done: None)
+    Scorer(task, index, chunk, 1).prepare(stops, lambda done: None)
     if stops and not bool(index.self_influence(stops).any()):
         raise objective.nothing_moves()
     return collected.fitted(index, fingerprint, time.perf_counter() - started)
@@ -188,6 +188,14 @@ def chunk_size(task: Task, curvature: Curvature, batch_size: int | None, memory:
         return batch_size
     room = min(_CHUNK_BYTES, memory // 8)
     return max(1, min(BATCH, room // _example_bytes(task, curvature)))
+
+
+def gradients_at_once(task: Task, batch_size: int | None, memory: int) -> int:
+    """Examples a batch where whole gradients of P numbers are formed."""
+    if batch_size is not None:
+        return batch_size
+    each = 3 * task.objective.size * task.objective.dtype.itemsize + task.plan.activations
+    return max(1, min(BATCH, min(_CHUNK_BYTES, memory // 8) // each))
 
 
 def check_memory(task: Task, curvature: Curvature, chunk: int, memory: int) -> None:
@@ -284,7 +292,8 @@ def _row_bytes(task: Task, rotation: Rotation | None, storage: torch.dtype | Non
 def _example_bytes(task: Task, curvature: Curvature) -> int:
     # The Jacobian, its product with the loss's factor, and a temporary of that size.
     width = 3 * (task.outputs + 1) if curvature.uses_jacobian else 3
-    return width * task.objective.size * task.objective.dtype.itemsize + task.plan.activations
+    numbers = curvature.numbers(task.plan, task.objective.size)
+    return width * numbers * task.objective.dtype.itemsize + task.plan.activations
 
 
 def _size(count: Any) -> str:

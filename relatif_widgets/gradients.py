@@ -154,9 +154,13 @@ class GradientBatch:
             total += pair.gradient()
         return total
 
-    def products(self, vectors: Float[Tensor, "vector param"]) -> Float[Tensor, "batch vector"]:
+    def products(
+        self, vectors: Float[Tensor, "vector param"], *, forward: bool | None = None
+    ) -> Float[Tensor, "batch vector"]:
         """g_i · v for each vector: forward-mode derivatives of the losses, or from the gradients if those cost less."""
-        if len(vectors) <= FORWARD_LIMIT and self.plan.way != "loop":
+        if forward is None:
+            forward = len(vectors) <= FORWARD_LIMIT
+        if forward and self.plan.way != "loop":
             try:
                 columns = [self._directional(vector) for vector in vectors]
             except (RuntimeError, NotImplementedError):

@@ -25,6 +25,9 @@ from .task import Task
 SHORTLIST = 200
 """Examples of a ranking that are scored exactly; of 1,024 eigenpairs, enough for the top 5 of 99 queries in 100."""
 
+FEW = 8
+"""Whole gradients at once below which forming them costs more than forward mode."""
+
 Progress = Callable[[float], None]
 
 
@@ -51,12 +54,14 @@ class Scorer:
     Attributes:
         task: Model and training set.
         index: Fitted to them.
-        chunk: Examples a batch where per-example gradients are formed.
+        chunk: Examples a batch where rows are formed.
+        at_once: Examples a batch where whole gradients are formed.
     """
 
     task: Task
     index: Index
     chunk: int
+    at_once: int
 
     def prepare(self, dampings: Sequence[float], progress: Progress) -> None:
         """Normalizers for these dampings, from the rows or, where there are none, by a pass over the training set."""
@@ -136,7 +141,7 @@ class Scorer:
         progress(0.4)
         products = []
         with self.task.evaluating():
-            for batch in self.task.some(rows.tolist(), self.chunk):
+            for batch in self.task.some(rows.tolist(), self.at_once):
                 products.append(gradients @ batch.gradients.T)
                 progress(0.4 + 0.6 * sum(p.shape[1] for p in products) / len(rows))
         inside = rotated.products(queries, index.some(rows))
@@ -179,10 +184,15 @@ class Scorer:
         self, vectors: Float[Tensor, "vector param"]
     ) -> Iterator[tuple[slice, Float[Tensor, "part vector"]]]:
         """g_i·v for every training example and vector, in one pass over the training set."""
-        size = self.task.forward_chunk() if len(vectors) <= FORWARD_LIMIT else self.chunk
+        # A very large model's gradients would come a few at a time: forward mode for each vector instead.
+        forward = len(vectors) <= FORWARD_LIMIT or self.at_once < FEW
+        size = self.task.forward_chunk() if forward else self.at_once
         with self.task.evaluating():
             for batch in self.task.batches(self.task.source, size):
-                yield slice(batch.first, batch.first + len(batch.targets)), batch.products(vectors)
+                yield (
+                    slice(batch.first, batch.first + len(batch.targets)),
+                    batch.products(vectors, forward=forward),
+                )
 
 
 def _share(progress: Progress, at: int, of: int) -> Progress:

@@ -259,6 +259,9 @@ class Curvature(Protocol):
     def check(self, batch: GradientBatch) -> None:
         """Refuse, before the long work, what this curvature cannot do, such as a loss without a likelihood."""
 
+    def numbers(self, plan: Plan, size: int) -> int:
+        """Numbers that one row of one example takes in `update` and while it is stored, P = `size` at the most."""
+
 
 class OnePass(ABC):
     """A curvature that sees the training set once and knows its eigenvectors only afterwards."""
@@ -276,6 +279,9 @@ class OnePass(ABC):
     def check(self, batch: GradientBatch) -> None:
         if self.uses_jacobian:
             batch.objective.loss.curvature_factor(batch.outputs)
+
+    def numbers(self, plan: Plan, size: int) -> int:
+        return size
 
     @abstractmethod
     def begin(self, setting: Setting) -> None: ...

@@ -152,6 +152,10 @@ class Kronecker(ABC):
     def check(self, batch: GradientBatch) -> None:
         self.labels.check(batch)
 
+    def numbers(self, plan: Plan, size: int) -> int:
+        formed = [layer.out + layer.into if layer.once else layer.size for layer in plan.layers]
+        return sum(formed) + size - sum(layer.size for layer in plan.layers)
+
     def begin(self, setting: Setting) -> None:
         objective, self._layers = setting.objective, setting.plan.layers
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import ChoiceError, ModelError, one_of
-from ..gradients import GradientBatch, fisher_products, hessian_products
+from ..gradients import GradientBatch, Plan, fisher_products, hessian_products
 from .base import Curvature, Eigenbasis, Rotation, Setting
 from .kronecker import EKFAC
 
@@ -114,6 +114,9 @@ class Lissa:
         self.normalizers.check(batch)
         if self.matrix == "fisher":
             batch.objective.loss.curvature_factor(batch.outputs)
+
+    def numbers(self, plan: Plan, size: int) -> int:
+        return self.normalizers.numbers(plan, size)
 
     def begin(self, setting: Setting) -> None:
         self._setting = setting

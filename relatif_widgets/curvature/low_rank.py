@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..data import map_tensors
 from ..errors import ChoiceError
-from ..gradients import GradientBatch
+from ..gradients import GradientBatch, Plan
 from .base import Columns, Eigenbasis, Rotation, Setting
 from .labels import FisherLabels, Labels
 
@@ -71,6 +71,9 @@ class LowRank:
 
     def check(self, batch: GradientBatch) -> None:
         self.labels.check(batch)
+
+    def numbers(self, plan: Plan, size: int) -> int:
+        return size
 
     def begin(self, setting: Setting) -> None:
         objective = setting.objective
