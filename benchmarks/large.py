@@ -62,7 +62,9 @@ def main() -> None:
     started = time.perf_counter()
     explainer = Explainer(alexnet(), data, curvature=curvature, damping=arguments.damping, memory_limit="9GB")
     size = explainer.parameter_count
-    print(f"{size:,} parameters, {explainer.train_size:,} examples; P x P would be {4 * size**2 / 1e15:,.0f} PB")
+    print(
+        f"{size:,} parameters, {explainer.train_size:,} examples; P x P would be {4 * size**2 / 1e15:,.0f} PB"
+    )
     lap("attached")
     explainer.fit(progress=False)
     lap("fitted: EK-FAC's factors and normalizers")

@@ -167,6 +167,7 @@ class Explainer:
 
             def report(stage: str, done: int) -> None:
                 bar.set_description(stage, refresh=not done)
+                bar.total = self.train_size * self._curvature.passes
                 bar.update(done)
 
             self._fitted = fitting.fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -134,10 +135,10 @@ def fit(
     rotation: Rotation | None = None
     stored = moved = False
     with task.evaluating():
-        for number in range(curvature.passes):
-            last = number == curvature.passes - 1
+        for number in itertools.count():
             digest = Fingerprint()
             curvature.begin_pass(number)
+            last = number == curvature.passes - 1
             if last:
                 rotation = curvature.rotation()
                 spare = memory - curvature.working_memory(objective.size)
@@ -155,12 +156,9 @@ def fit(
                     rows = rows or found.room(count)
                     rows.put(slice(batch.first, batch.first + len(found)), found)
                 report(curvature.name if not last else "gradients", len(batch.targets))
-            if fingerprint and digest.hexdigest() != fingerprint:
-                raise DataError(
-                    f"{task.source.name} differs between two passes over the data. Scores belong to fixed "
-                    "examples; pass the data set with its evaluation transform (no random augmentation)."
-                )
-            fingerprint = digest.hexdigest()
+            fingerprint = _same_data(task, fingerprint, digest.hexdigest())
+            if last:
+                break
         if stored and not moved:
             raise objective.nothing_moves()
         report("eigenbasis", 0)
@@ -246,6 +244,15 @@ def as_bytes(limit: int | str | None) -> int | None:
     if found is None or float(found[1]) == 0:
         raise ChoiceError(f'memory_limit={limit!r}; expected a number of bytes or text such as "2GB".')
     return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _same_data(task: Task, before: str, now: str) -> str:
+    if before not in ("", now):
+        raise DataError(
+            f"{task.source.name} differs between two passes over the data. Scores belong to fixed "
+            "examples; pass the data set with its evaluation transform (no random augmentation)."
+        )
+    return now
 
 
 def _stored(rows: Rows, storage: torch.dtype | None) -> Rows:

@@ -427,6 +427,30 @@ def test_as_many_eigenpairs_as_memory_allows() -> None:
     assert len(explainer._ready().index.basis.eigenvalues) < 30
 
 
+def test_low_rank_takes_more_pairs_until_what_is_left_lies_under_the_damping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("relatif_widgets.curvature.low_rank.RANK", 4)
+    values = torch.linalg.eigvalsh(oracles.softmax_fisher(mlp(), blobs(40)[0])).flip(0)
+
+    def pairs(damping: float, **options: object) -> tuple[int, int, str]:
+        curvature = LowRank(labels="exact", iterations=3)
+        explainer = Explainer(mlp(), blobs(40), curvature=curvature, damping=damping, **options)
+        explainer.fit(progress=False)
+        return len(explainer._ready().index.basis.eigenvalues), curvature.passes, explainer.report()
+
+    for damping in (10.0, 0.3, 0.01):
+        needed = int((values > damping / 4).sum()) + 1
+        doublings = max(0, (needed - 1).bit_length() - 2)
+        found, passes, report = pairs(damping)
+        assert found == min(4 * 2**doublings, 43)
+        assert passes == 4 + doublings
+        assert "what is left out" not in report
+    few, _, report = pairs(0.01, memory_limit="20kB")
+    assert few < 16
+    assert "what is left out does not lie well under the damping of 0.01: take more pairs" in report
+
+
 def test_fisher_labels_are_for_curvatures_that_draw_them() -> None:
     data = blobs(12)
     for curvature in ("fisher", "identity", "lissa"):

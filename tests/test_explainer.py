@@ -525,6 +525,26 @@ def test_models_in_half_precision_are_scored_in_float32() -> None:
     assert next(half.parameters()).dtype == torch.bfloat16
 
 
+def test_data_that_change_between_the_passes_of_a_fit_are_refused() -> None:
+    class Drifting(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        """The same for every look in a row, another after the first pass."""
+
+        def __init__(self) -> None:
+            self.x, self.y = blobs(40)
+            self.looks = 0
+
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, row: int) -> tuple[Tensor, int]:
+            self.looks += row == 20
+            return self.x[row] + (0.5 if self.looks > 4 and row == 20 else 0), int(self.y[row])
+
+    explainer = Explainer(mlp(), Drifting(), curvature="ekfac")
+    with pytest.raises(DataError, match="train_set differs between two passes over the data"):
+        explainer.fit(progress=False)
+
+
 def test_infinite_outputs_name_the_example() -> None:
     class Overflows(nn.Module):
         def __init__(self) -> None:

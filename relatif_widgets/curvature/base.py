@@ -236,7 +236,7 @@ class Curvature(Protocol):
 
     @property
     def passes(self) -> int:
-        """Passes over the training set, at least one."""
+        """Passes over the training set, at least one; `begin_pass` may find that it wants another."""
 
     def begin(self, setting: Setting) -> None:
         """Forget everything seen and make room for this objective's P parameters."""

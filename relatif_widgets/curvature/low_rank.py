@@ -25,14 +25,21 @@ from .base import Columns, Eigenbasis, Rotation, Setting
 from .labels import FisherLabels, Labels
 
 RANK = 1024
-"""Eigenpairs by default."""
+"""Eigenpairs to begin with."""
+
+MOST = 4096
+"""Eigenpairs to end with, however small the damping: each pass costs as much as this number."""
+
+UNDER = 4
+"""What is left out has to lie this many times under the damping."""
 
 
 class LowRank:
     """The low-rank Fisher of all chosen parameters.
 
     Args:
-        rank: Eigenpairs to keep; by default 1,024, or as many as memory allows.
+        rank: Eigenpairs to keep; by default 1,024, doubled (a pass each) until what is left
+            lies well under the damping, as far as memory and 4,096 allow.
         labels: Over which labels the expectation goes.
         iterations: Passes over the training set that sharpen the eigenpairs.
         coverage: Share of the label covariance to keep with labels="exact": below 1 the smallest
@@ -60,10 +67,11 @@ class LowRank:
             raise ChoiceError(f"coverage={coverage!r}; expected a share above 0, at most 1.")
         self.rank, self.iterations, self.coverage, self.seed = rank, iterations, coverage, seed
         self.labels = Labels(labels, seed)
+        self._grown = 0
 
     @property
     def passes(self) -> int:
-        return self.iterations + 1
+        return self.iterations + 1 + self._grown
 
     @property
     def uses_jacobian(self) -> bool:
@@ -76,28 +84,28 @@ class LowRank:
         return size
 
     def begin(self, setting: Setting) -> None:
-        objective = setting.objective
-        self._setting = setting
-        self._kept = self.rank or affordable_rank(
-            objective.size, setting.count, objective.dtype.itemsize, setting.memory
-        )
-        self._kept = min(self._kept, objective.size)
-        width = min(objective.size, self._kept + max(8, self._kept // 8))  # the last pairs converge last
-        generator = torch.Generator().manual_seed(self.seed)
-        block = torch.randn(objective.size, width, generator=generator, dtype=torch.float32)
-        self._block = _orthonormal(block.to(objective.device, objective.dtype))
+        self._setting, self._grown = setting, 0
+        self._generator = torch.Generator().manual_seed(self.seed)
+        self._kept = self._allowed(RANK) if self.rank is None else min(self.rank, setting.objective.size)
         self._rotation: Rotation | None = None
-        self._product = torch.empty(0)
         self._trace, self._count = 0.0, 0
+        self._product = torch.empty(0)
+        self._widen(torch.empty(setting.objective.size, 0))
 
     def begin_pass(self, number: int) -> None:
         self.labels.begin_pass()
         if number and not self._trace:
             raise self._setting.objective.nothing_moves()
-        if number == self.iterations:
-            self._rotation = self._decompose()
-            return
-        if number:
+        if number == self.passes - 1:
+            found = self._decompose()
+            wanted = self._wanted()
+            if wanted == self._kept:
+                self._rotation = found
+                return
+            self._grown += 1
+            self._kept = wanted
+            self._widen(found.vectors)
+        elif number:
             self._block = _orthonormal(self._product)
         self._product = torch.zeros_like(self._block)
         self._trace, self._count = 0.0, 0
@@ -135,10 +143,10 @@ class LowRank:
                 f"{kept:,} leading eigenpairs of {size:,}, down to an eigenvalue of {smallest:.3g} "
                 f"({smallest / damping:.2g} × damping), hold {1 - left / trace if trace else 1:.1%} of the trace"
             )
-            if smallest > damping and kept < min(size, self._setting.count):
+            if smallest > damping / UNDER:
                 notes.append(
-                    f"what is left out reaches above the damping of {damping:g}: take more pairs, "
-                    f"curvature=LowRank(rank={2 * kept}), or a larger damping"
+                    f"what is left out does not lie well under the damping of {damping:g}: take more pairs "
+                    f"(memory_limit=, LowRank(rank={2 * kept})) or a larger damping"
                 )
         return Eigenbasis(
             f"low-rank whole Fisher, {kept:,} eigenpairs, {self.labels.detail}",
@@ -152,7 +160,32 @@ class LowRank:
     def working_memory(self, size: int) -> int:
         return 0 if self.rank is None else 4 * size * self.rank * 9 // 8 * 8
 
-    def _decompose(self) -> Rotation:
+    def _allowed(self, most: int) -> int:
+        objective = self._setting.objective
+        room = affordable_rank(
+            objective.size, self._setting.count, objective.dtype.itemsize, self._setting.memory, most
+        )
+        return min(room, objective.size)
+
+    def _wanted(self) -> int:
+        """Eigenpairs that the next pass should look for; as many as there are if these will do."""
+        found = len(self._eigenvalues)
+        if self.rank is not None or found < self._kept:  # asked for, or all that there are
+            return self._kept
+        if float(self._eigenvalues.min()) <= self._setting.damping / UNDER:
+            return self._kept
+        return max(self._kept, min(2 * self._kept, self._allowed(MOST)))
+
+    def _widen(self, known: Float[Tensor, "param some"]) -> None:
+        """A block to multiply with: what is known already, and random directions."""
+        objective = self._setting.objective
+        width = min(objective.size, self._kept + max(8, self._kept // 8))  # the last pairs converge last
+        shape = (objective.size, width - known.shape[1])
+        fresh = torch.randn(shape, generator=self._generator, dtype=torch.float32)
+        parts = [part.to(objective.device, objective.dtype) for part in (known, fresh)]
+        self._block = _orthonormal(torch.cat(parts, dim=1))
+
+    def _decompose(self) -> Columns:
         """Eigenpairs of the Nyström approximation, in float64."""
         dtype = self._block.dtype
         block, product = self._block.double(), self._product.double().div_(self._count)
@@ -194,11 +227,11 @@ def _leading(
         yield _Part(again, part)
 
 
-def affordable_rank(size: int, count: int, itemsize: int, memory: int) -> int:
+def affordable_rank(size: int, count: int, itemsize: int, memory: int, most: int = RANK) -> int:
     """Eigenpairs that fit into `memory` bytes: blocks of vectors while fitting, coordinates of the rows after."""
     # Four blocks [size, rank·9/8], two of them in float64, and the coordinates.
     each = size * (2 * itemsize + 16) * 9 // 8 + count * itemsize
-    return max(1, min(RANK, memory // each))
+    return max(1, min(most, memory // each))
 
 
 def _orthonormal(block: Float[Tensor, "param width"]) -> Float[Tensor, "param width"]:
