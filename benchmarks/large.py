@@ -51,7 +51,7 @@ def main() -> None:
         return nn.functional.interpolate(scaled, size=224, mode="bilinear")
 
     data = enlarge(images[: arguments.examples]), labels[: arguments.examples]
-    curvature = Lissa(batch_size=8, steps=300, tolerance=0.02, repeats=1)
+    curvature = Lissa(batch_size=4, steps=150, tolerance=0.05, repeats=1)
 
     def lap(what: str) -> None:
         nonlocal started
