@@ -76,10 +76,12 @@ class Explainer:
             `relatif_widgets.curvature.Curvature` protocol, such as
             `LowRank(rank=2048)` or `Lissa(matrix="fisher")`.
         fisher_labels: Which labels "low_rank", "kfac" and "ekfac" take their
-            expectation over: "sample" (one drawn from the model for each example;
-            the default of K-FAC and EK-FAC), "rademacher" (one random combination of
-            all labels, as cheap and less noisy; the default of "low_rank"), "exact",
-            or "empirical" (the training labels, for a loss without a likelihood).
+            expectation over: "exact" (all of them; the default where that is cheap, to
+            200,000 examples × outputs), "sample" (one drawn from the model for each
+            example; K-FAC's and EK-FAC's default beyond), "rademacher" (one random
+            mixture of all labels for each, as cheap and less noisy; "low_rank"'s
+            default beyond), or "empirical" (the training labels, for a loss without a
+            likelihood).
         damping: λ in (H + λI), absolute as in the paper; the default of every
             question.
         dampings: The stops of the widget's slider; `damping` joins them.

@@ -100,6 +100,11 @@ class GradientBatch:
         outputs = self.outputs.detach().requires_grad_()
         with torch.enable_grad():
             total = self.objective.loss.per_example(outputs, self.targets).sum()
+            if not total.requires_grad:
+                raise ModelError(
+                    f"loss {self.objective.loss.name!r} does not depend on the outputs in a way that can be "
+                    "differentiated. Is there a .detach(), a round trip through numpy, or torch.no_grad()?"
+                )
             (slopes,) = torch.autograd.grad(total, outputs)
         return slopes
 

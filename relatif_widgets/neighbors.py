@@ -44,6 +44,12 @@ class Neighbors:
     inputs: Float[Tensor, "train feature"]
     features: Features | None = None
 
+    def reach(self, queries: Any) -> bool:
+        """Whether these queries lie in the same space, so that there is a distance."""
+        if self.features is not None:
+            return True
+        return isinstance(queries, Tensor) and queries[0].numel() == self.inputs.shape[1]
+
     def score(self, queries: Any) -> Float[Tensor, "query train"]:
         """Minus the squared Euclidean distance, so that larger is nearer; float64.
 

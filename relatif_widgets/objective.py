@@ -428,11 +428,15 @@ class Objective:
         """Run the model in evaluation mode; give it and the random state back as they were."""
         training = {module: module.training for module in self.model.modules()}
         devices = [self.device] if self.device.type == "cuda" else []
+        # Attention's fused inference path takes nested tensors, which cannot be differentiated.
+        fused = torch.backends.mha.get_fastpath_enabled()
         with torch.random.fork_rng(devices=devices):
             try:
                 self.model.eval()
+                torch.backends.mha.set_fastpath_enabled(False)
                 yield
             finally:
+                torch.backends.mha.set_fastpath_enabled(fused)
                 # Not model.train(): modules may stand in different modes.
                 for module, mode in training.items():
                     module.training = mode
@@ -500,6 +504,11 @@ def _chosen_names(model: nn.Module, parameters: ParameterChoice) -> list[str]:
         if not chosen:
             raise ChoiceError(f"parameters= chose none of {', '.join(named) or 'no parameters'}.")
         return chosen
+    if not isinstance(parameters, (str, Sequence)):
+        raise ChoiceError(
+            f"parameters={parameters!r}; expected a module or its name, a list of names, or a predicate "
+            "(name, parameter) -> bool."
+        )
     wanted = [parameters] if isinstance(parameters, str) else list(parameters)
     if not wanted:
         raise ChoiceError(f"parameters=[] chooses nothing; the model has {', '.join(named)}.")

@@ -221,7 +221,9 @@ def attach(
         targets = _targets(objective, width, raw_targets, source.name, 0)
         objective.loss.per_example(outputs, targets)
         plan = make_plan(objective, inputs, outputs)
-        curvature.check(GradientBatch(objective, inputs, targets, 0, plan))
+        batch = GradientBatch(objective, inputs, targets, 0, plan)
+        _ = batch.loss_slopes  # a loss that cannot be differentiated shows here
+        curvature.check(batch, source.length)
     return Task(
         objective=objective,
         source=source,

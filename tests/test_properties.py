@@ -134,5 +134,5 @@ def test_scaling_an_examples_loss_leaves_its_relative_influence(name: str, seed:
             model, (x, given_targets), loss=weighted, curvature=name, fisher_labels=labels, damping=1e8
         ).fit(progress=False)
         found.append([explainer.scores(x[:2], targets[:2], method=m)[:, 4] for m in METHODS])
-    torch.testing.assert_close(found[1][0], found[0][0] * factor, rtol=1e-4, atol=1e-18)
-    torch.testing.assert_close(found[1][1:], found[0][1:], rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(found[1][0], found[0][0] * factor, rtol=1e-2, atol=1e-14)
+    torch.testing.assert_close(found[1][1:], found[0][1:], rtol=1e-2, atol=1e-10)

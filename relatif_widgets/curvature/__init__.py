@@ -73,11 +73,17 @@ def as_curvature(
         ChoiceError: The name is unknown, the object does not keep the protocol, or
             `labels` are given to a curvature that has no use for them.
     """
+    if labels is not None:
+        one_of("fisher_labels", labels, get_args(FisherLabels))
     if not isinstance(curvature, str):
         if labels is not None:
             raise ChoiceError(
                 f"fisher_labels={labels!r} goes with a curvature by name; give it to the object itself, as in "
                 'LowRank(labels="exact").'
+            )
+        if isinstance(curvature, type):
+            raise ChoiceError(
+                f"curvature={curvature.__name__} is a class; expected an object: {curvature.__name__}()."
             )
         if isinstance(curvature, Curvature):
             return curvature
@@ -92,7 +98,6 @@ def as_curvature(
         raise unknown_name("curvature", curvature, ["auto", *CURVATURES])
     if labels is None:
         return CURVATURES[curvature]()
-    one_of("fisher_labels", labels, get_args(FisherLabels))
     if curvature not in _SAMPLED:
         raise ChoiceError(
             f"fisher_labels={labels!r} changes nothing for curvature={curvature!r}; it belongs to "

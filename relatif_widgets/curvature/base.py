@@ -256,8 +256,8 @@ class Curvature(Protocol):
     def working_memory(self, size: int) -> int:
         """Bytes that a fit with P = `size` parameters needs at its peak, beside the rows."""
 
-    def check(self, batch: GradientBatch) -> None:
-        """Refuse, before the long work, what this curvature cannot do, such as a loss without a likelihood."""
+    def check(self, batch: GradientBatch, count: int) -> None:
+        """Look at a few of n = `count` examples and refuse, before the long work, what this curvature cannot do."""
 
     def numbers(self, plan: Plan, size: int) -> int:
         """Numbers that one row of one example takes in `update` and while it is stored, P = `size` at the most."""
@@ -276,7 +276,7 @@ class OnePass(ABC):
     def rotation(self) -> Rotation | None:
         return None
 
-    def check(self, batch: GradientBatch) -> None:
+    def check(self, batch: GradientBatch, count: int) -> None:
         if self.uses_jacobian:
             batch.objective.loss.curvature_factor(batch.outputs)
 

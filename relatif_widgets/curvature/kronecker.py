@@ -134,7 +134,8 @@ class Kronecker(ABC):
     """What K-FAC and EK-FAC share: the factors in a first pass, rows in a second.
 
     Args:
-        labels: Over which labels the expectation goes.
+        labels: Over which labels the expectation goes; by default all of them where that is
+            cheap, else one drawn for each example.
         seed: Of drawn labels.
     """
 
@@ -142,15 +143,15 @@ class Kronecker(ABC):
     title: str
     passes = 2
 
-    def __init__(self, labels: FisherLabels = "sample", *, seed: int = 0) -> None:
-        self.labels = Labels(labels, seed)
+    def __init__(self, labels: FisherLabels | None = None, *, seed: int = 0) -> None:
+        self.labels = Labels(labels, "sample", seed)
 
     @property
     def uses_jacobian(self) -> bool:
         return self.labels.exact
 
-    def check(self, batch: GradientBatch) -> None:
-        self.labels.check(batch)
+    def check(self, batch: GradientBatch, count: int) -> None:
+        self.labels.check(batch, count)
 
     def numbers(self, plan: Plan, size: int) -> int:
         formed = [layer.out + layer.into if layer.once else layer.size for layer in plan.layers]

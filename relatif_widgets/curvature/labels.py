@@ -17,6 +17,10 @@ from ..gradients import GradientBatch
 FisherLabels = Literal["sample", "rademacher", "exact", "empirical"]
 
 
+EXACT_ROWS = 200_000
+"""Examples × outputs up to which all labels are worth their while."""
+
+
 class Labels:
     """Slopes of the outputs, the same in every pass and whatever the batch size.
 
@@ -29,14 +33,24 @@ class Labels:
     - "empirical": the gradient at the training label.
 
     Args:
-        kind: One of these.
+        kind: One of these; None for "exact" where that is cheap (n × outputs to 200,000), and
+            `drawn` otherwise. Of few examples a single draw each knows little: no more
+            directions than examples.
+        drawn: What None means for many examples.
         seed: Of the drawing.
     """
 
-    def __init__(self, kind: FisherLabels, seed: int = 0) -> None:
-        self.kind = one_of("fisher_labels", kind, get_args(FisherLabels))
-        self.exact = kind == "exact"
+    def __init__(self, kind: FisherLabels | None, drawn: FisherLabels, seed: int = 0) -> None:
+        if kind is not None:
+            one_of("fisher_labels", kind, get_args(FisherLabels))
+        self._asked, self._drawn = kind, drawn
+        self.kind: FisherLabels = drawn if kind is None else kind
         self.seed = seed
+
+    @property
+    def exact(self) -> bool:
+        """Whether every example has a row for every output."""
+        return self.kind == "exact"
 
     def begin_pass(self) -> None:
         self._generator = torch.Generator().manual_seed(self.seed)
@@ -48,6 +62,7 @@ class Labels:
             ModelError: The loss has no known likelihood.
         """
         if self.kind == "empirical":
+            batch.check(batch.loss_slopes, "The slope of the loss")
             return batch.loss_slopes[:, None]
         loss, outputs = batch.objective.loss, batch.outputs
         if self.kind == "exact":
@@ -60,8 +75,11 @@ class Labels:
         signs = torch.where(uniform < 0.5, -1.0, 1.0).to(outputs)
         return torch.einsum("bf,bfo->bo", signs, loss.curvature_factor(outputs))[:, None]
 
-    def check(self, batch: GradientBatch) -> None:
-        """Refuse a loss without a likelihood before the long work."""
+    def check(self, batch: GradientBatch, count: int) -> None:
+        """Decide what None means for n = `count` examples; refuse a loss without a likelihood."""
+        if self._asked is None:
+            cheap = count * batch.outputs.shape[1] <= EXACT_ROWS
+            self.kind = "exact" if cheap else self._drawn
         if self.kind != "empirical":
             batch.objective.loss.curvature_factor(batch.outputs)
 
@@ -69,8 +87,8 @@ class Labels:
     def detail(self) -> str:
         """In words."""
         return {
-            "sample": "one drawn label an example",
-            "rademacher": "one random combination of all labels an example",
-            "exact": "all labels",
-            "empirical": "training labels",
+            "sample": "over one label drawn for each example",
+            "rademacher": "over one random mixture of all labels for each example",
+            "exact": "over all labels",
+            "empirical": "at the training labels",
         }[self.kind]

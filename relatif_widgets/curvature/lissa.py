@@ -12,6 +12,7 @@ and damping, and the normalizers of the two relative criteria come from EK-FAC.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -50,10 +51,10 @@ class Convergence:
     converged: bool
 
     def __str__(self) -> str:
-        state = "converged" if self.converged else "NOT converged: allow more steps, or raise the damping"
+        state = "converged" if self.converged else "NOT converged"
         return (
-            f"{state} after {self.steps:,} steps at scale {self.scale:.3g}, estimated error {self.error:.1e}, "
-            f"spread of repeats {self.spread:.1e}"
+            f"{state} after {self.steps:,} steps (scale {self.scale:.3g}, estimated error {self.error:.1e}, "
+            f"spread of repeats {self.spread:.1e})"
         )
 
 
@@ -97,6 +98,9 @@ class Lissa:
         self.matrix = one_of("matrix", matrix, ("hessian", "fisher"))
         self.batch_size, self.steps, self.tolerance = batch_size, steps, tolerance
         self.repeats, self.scale, self.seed = repeats, scale, seed
+        if not (normalizers is None or isinstance(normalizers, Curvature)):
+            raise ChoiceError(f"normalizers={normalizers!r}; expected a curvature object, such as EKFAC().")
+        self._default = normalizers is None
         self.normalizers: Curvature = EKFAC() if normalizers is None else normalizers
         self.convergence: Convergence | None = None
 
@@ -110,8 +114,13 @@ class Lissa:
     def uses_jacobian(self) -> bool:
         return self.normalizers.uses_jacobian
 
-    def check(self, batch: GradientBatch) -> None:
-        self.normalizers.check(batch)
+    def check(self, batch: GradientBatch, count: int) -> None:
+        if self._default and self.matrix == "hessian":
+            try:
+                batch.objective.loss.curvature_factor(batch.outputs)
+            except ModelError:  # the Hessian needs no likelihood, so neither shall its normalizers
+                self.normalizers = EKFAC("empirical")
+        self.normalizers.check(batch, count)
         if self.matrix == "fisher":
             batch.objective.loss.curvature_factor(batch.outputs)
 
@@ -182,6 +191,12 @@ class Lissa:
             spread=max(float((run - mean).norm()) for run in runs) / size,
             converged=error <= self.tolerance,
         )
+        if not self.convergence.converged:
+            warnings.warn(
+                f"LiSSA {self.convergence}: its scores are not to be trusted. Allow more steps, "
+                f"Lissa(steps={4 * self.steps}), or raise the damping of {damping:g}.",
+                stacklevel=2,
+            )
         return mean
 
     def _recursion(
@@ -209,7 +224,7 @@ class Lissa:
             if not length <= bound:
                 raise ModelError(
                     f"LiSSA diverges at scale {scale:.4g} and damping {damping:g}: after {step} steps the estimate "
-                    f"is {length / bound:.2g} times larger than any solution. Raise the scale, "
+                    f"has outgrown any solution. Raise the scale, "
                     "curvature=Lissa(scale=...), if batches are noisy; raise the damping, or take "
                     'Lissa(matrix="fisher"), if the Hessian is indefinite.'
                 )

@@ -40,7 +40,8 @@ class LowRank:
     Args:
         rank: Eigenpairs to keep; by default 1,024, doubled (a pass each) until what is left
             lies well under the damping, as far as memory and 4,096 allow.
-        labels: Over which labels the expectation goes.
+        labels: Over which labels the expectation goes; by default all of them where that is
+            cheap, else one random mixture of them for each example.
         iterations: Passes over the training set that sharpen the eigenpairs.
         coverage: Share of the label covariance to keep with labels="exact": below 1 the smallest
             directions of each batch are left out, which saves most of the work where the model
@@ -53,7 +54,7 @@ class LowRank:
     def __init__(
         self,
         rank: int | None = None,
-        labels: FisherLabels = "rademacher",
+        labels: FisherLabels | None = None,
         *,
         iterations: int = 1,
         coverage: float = 1.0,
@@ -66,7 +67,7 @@ class LowRank:
         if not 0 < coverage <= 1:
             raise ChoiceError(f"coverage={coverage!r}; expected a share above 0, at most 1.")
         self.rank, self.iterations, self.coverage, self.seed = rank, iterations, coverage, seed
-        self.labels = Labels(labels, seed)
+        self.labels = Labels(labels, "rademacher", seed)
         self._grown = 0
 
     @property
@@ -77,8 +78,8 @@ class LowRank:
     def uses_jacobian(self) -> bool:
         return self.labels.exact
 
-    def check(self, batch: GradientBatch) -> None:
-        self.labels.check(batch)
+    def check(self, batch: GradientBatch, count: int) -> None:
+        self.labels.check(batch, count)
 
     def numbers(self, plan: Plan, size: int) -> int:
         return size
@@ -143,7 +144,7 @@ class LowRank:
                 f"{kept:,} leading eigenpairs of {size:,}, down to an eigenvalue of {smallest:.3g} "
                 f"({smallest / damping:.2g} × damping), hold {1 - left / trace if trace else 1:.1%} of the trace"
             )
-            if smallest > damping / UNDER:
+            if kept == self._kept and smallest > damping / UNDER:  # else there are no more
                 notes.append(
                     f"what is left out does not lie well under the damping of {damping:g}: take more pairs "
                     f"(memory_limit=, LowRank(rank={2 * kept})) or a larger damping"
