@@ -60,7 +60,7 @@ def everything(model: nn.Module) -> list[Any]:
 
 
 def curvature(name: str) -> Any:
-    return Lissa(steps=60, batch_size=8) if name == "lissa" else name
+    return Lissa(steps=60, batch_size=8, tolerance=1.0) if name == "lissa" else name
 
 
 def ask(explainer: Explainer, x: Tensor) -> None:
