@@ -69,6 +69,39 @@ def test_scores_equal_the_golden_ones(
     torch.testing.assert_close(found, right, rtol=1e-8, atol=1e-8 * float(right.abs().max()))
 
 
+@pytest.mark.parametrize("method", CRITERIA)
+@pytest.mark.parametrize("damping", DAMPINGS)
+@pytest.mark.parametrize("curvature", ["kfac", "ekfac"])
+def test_kronecker_scores_equal_the_golden_ones(
+    kronecker: Callable[[str], Explainer], curvature: str, method: str, damping: float
+) -> None:
+    golden = Golden("digits_convnet")
+    found = kronecker(curvature).scores(golden.test[0], golden.test[1], method=method, damping=damping)
+    assert relative_error(found, golden.scores(method, curvature, damping)) < 1e-8
+
+
+@pytest.mark.parametrize("method", CRITERIA)
+@pytest.mark.parametrize("damping", DAMPINGS)
+def test_low_rank_with_every_pair_is_the_golden_fisher(
+    golden: Golden, fitted: Callable[[str], Explainer], damping: float, method: str
+) -> None:
+    found = fitted("low_rank").scores(golden.test[0], golden.test[1], method=method, damping=damping)
+    assert relative_error(found, golden.scores(method, "fisher", damping)) < 1e-8
+
+
+@pytest.fixture(scope="module")
+def kronecker() -> Callable[[str], Explainer]:
+    """An explainer of the golden ConvNet for each Kronecker curvature, fitted once."""
+    golden = Golden("digits_convnet")
+
+    @cache
+    def fit(curvature: str) -> Explainer:
+        explainer = Explainer(golden.model, golden.train, curvature=curvature, fisher_labels="exact")
+        return explainer.fit(progress=False)
+
+    return fit
+
+
 def test_an_indefinite_hessian_says_which_damping_would_do() -> None:
     golden = Golden("digits_convnet")
     explainer = Explainer(golden.model, golden.train, curvature="hessian").fit(progress=False)
