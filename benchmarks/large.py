@@ -2,8 +2,9 @@
 
     python benchmarks/large.py [--examples 256] [--damping 0.1]
 
-The weights are those of a fresh, seeded network: what is measured is time, memory and convergence,
-not what the network knows. CIFAR-10 is enlarged to 224 pixels a side.
+The weights are those of a fresh, seeded network, whose Hessian is indefinite, hence the Fisher. What
+is measured is time, memory and convergence, not what the network knows. CIFAR-10 is enlarged to 224
+pixels a side.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
         return nn.functional.interpolate(scaled, size=224, mode="bilinear")
 
     data = enlarge(images[: arguments.examples]), labels[: arguments.examples]
-    curvature = Lissa(batch_size=4, steps=150, tolerance=0.05, repeats=1)
+    curvature = Lissa(matrix="fisher", batch_size=4, steps=150, tolerance=0.05, repeats=1)
 
     def lap(what: str) -> None:
         nonlocal started
