@@ -455,7 +455,7 @@ class Explainer:
         if listed is not None and method != "nearest":
             score = scorer.index.relative(method, listed.influence[:, 0], damping, listed.rows)
             found, value = scores.top_k(score, k, sign)
-            sure = scorer.certified(listed, value[:, -1], block, method, damping, sign)
+            sure = scorer.certified(listed, value[:, -1], method, damping, sign)
             return listed.rows[found], value, sure
         best: tuple[Tensor, Tensor] | None = None
         for part, score in self._parts(block, method, damping):

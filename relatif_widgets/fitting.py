@@ -184,8 +184,7 @@ def chunk_size(task: Task, curvature: Curvature, batch_size: int | None, memory:
     """Examples a batch: as asked, or what keeps one batch within an eighth of the memory."""
     if batch_size is not None:
         return batch_size
-    room = min(_CHUNK_BYTES, memory // 8)
-    return max(1, min(BATCH, room // _example_bytes(task, curvature)))
+    return _at_once(_example_bytes(task, curvature), memory)
 
 
 def gradients_at_once(task: Task, batch_size: int | None, memory: int) -> int:
@@ -193,6 +192,10 @@ def gradients_at_once(task: Task, batch_size: int | None, memory: int) -> int:
     if batch_size is not None:
         return batch_size
     each = 3 * task.objective.size * task.objective.dtype.itemsize + task.plan.activations
+    return _at_once(each, memory)
+
+
+def _at_once(each: int, memory: int) -> int:
     return max(1, min(BATCH, min(_CHUNK_BYTES, memory // 8) // each))
 
 

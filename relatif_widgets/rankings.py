@@ -49,6 +49,7 @@ def criteria(
     else:
         influence = listed.influence
     everybody: slice | Tensor = slice(0, index.count) if listed is None else listed.rows
+    row_of = {} if listed is None else dict(enumerate(listed.rows.tolist()))
     done = 0
     tables: list[list[Ranking]] = []
     for numerators in influence:
@@ -63,7 +64,7 @@ def criteria(
             for sign in ("positive", "negative"):
                 table = _ranking(method, sign, score, top)
                 if listed is not None:
-                    table = renumbered(table, dict(enumerate(listed.rows.tolist())))
+                    table = renumbered(table, row_of)
                 panel.append(table)
             done += 1
             progress(0.7 + 0.3 * done / (len(RELATIVE) * len(gradients)))

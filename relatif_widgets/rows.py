@@ -7,7 +7,8 @@ for out · into.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -54,13 +55,7 @@ class Rows:
         return len(self.parts[0])
 
     def __getitem__(self, rows: slice | Tensor) -> Rows:
-        return Rows(
-            tuple(
-                Outer(part.left[rows], part.right[rows]) if isinstance(part, Outer) else part[rows]
-                for part in self.parts
-            ),
-            None if self.squares is None else self.squares[rows],
-        )
+        return self._map(lambda tensor: tensor[rows])
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -86,15 +81,7 @@ class Rows:
 
     def to(self, dtype: torch.dtype) -> Rows:
         """The same in another precision; `squares` stay in float64."""
-        return Rows(
-            tuple(
-                Outer(part.left.to(dtype), part.right.to(dtype))
-                if isinstance(part, Outer)
-                else part.to(dtype)
-                for part in self.parts
-            ),
-            self.squares,
-        )
+        return replace(self._map(lambda tensor: tensor.to(dtype)), squares=self.squares)
 
     def dense(self) -> Float[Tensor, "row dim"]:
         """c, written out."""
@@ -102,22 +89,23 @@ class Rows:
 
     def room(self, count: int) -> Rows:
         """Room for `count` rows like these."""
-
-        def empty(tensor: Tensor) -> Tensor:
-            return tensor.new_empty(count, *tensor.shape[1:])
-
-        return Rows(
-            tuple(
-                Outer(empty(part.left), empty(part.right)) if isinstance(part, Outer) else empty(part)
-                for part in self.parts
-            ),
-            None if self.squares is None else empty(self.squares),
-        )
+        return self._map(lambda tensor: tensor.new_empty(count, *tensor.shape[1:]))
 
     def put(self, place: slice, rows: Rows) -> None:
         """Write some rows."""
         for mine, theirs in zip(self[place].tensors, rows.tensors, strict=True):
             mine.copy_(theirs)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Rows:
+        return Rows(
+            tuple(
+                Outer(function(part.left), function(part.right))
+                if isinstance(part, Outer)
+                else function(part)
+                for part in self.parts
+            ),
+            None if self.squares is None else function(self.squares),
+        )
 
 
 def influence(

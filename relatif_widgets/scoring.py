@@ -38,12 +38,14 @@ class Shortlist:
     Attributes:
         rows: Which training examples, ascending.
         influence: Of each on every query at every stop.
+        core: Of all training examples, but for the tail's share.
         others: For every query and stop an upper bound for |w_tail (g_test·g_i − c_test·c_i)| over
             √(‖g_i‖² − ‖c_i‖²), by Cauchy-Schwarz.
     """
 
     rows: Int[Tensor, "some"]
     influence: Float[Tensor, "query stop some"]
+    core: Float[Tensor, "query stop train"]
     others: Float[Tensor, "query stop"]
 
 
@@ -148,13 +150,12 @@ class Scorer:
         left = torch.cat(products, dim=1) - inside
         tail = self._tail(dampings, gradients)
         bound = index.residual(queries).sqrt()[:, None] * tail
-        return Shortlist(rows, core[:, :, rows] + tail[:, None] * left[:, None], bound)
+        return Shortlist(rows, core[:, :, rows] + tail[:, None] * left[:, None], core, bound)
 
     def certified(
         self,
         listed: Shortlist,
         worst: Float[Tensor, "query"],
-        gradients: Float[Tensor, "query param"],
         method: RelativeMethod,
         damping: float,
         sign: str,
@@ -163,9 +164,8 @@ class Scorer:
         index = self.index
         assert index.rows is not None
         if index.rounded:
-            return torch.zeros(len(gradients), dtype=torch.bool, device=gradients.device)
-        queries = index.basis.rotation.rotate(gradients)
-        core = torch.cat([part for _, part in index.influence(queries, [damping])], dim=2)[:, 0]
+            return torch.zeros_like(worst, dtype=torch.bool)
+        core = listed.core[:, 0]
         slack = listed.others * index.residual(index.rows).sqrt()
         signed = {"positive": core, "negative": -core, "both": core.abs()}[sign]
         bound = index.relative(method, signed + slack.to(core.dtype), damping, slice(0, index.count))
