@@ -8,9 +8,7 @@ Fisher of all parameters at damping 0.1. Prints, for every curvature, how well i
 (Jaccard index, mean over the queries), how often they were certified, and what the fit cost in
 training epochs of the same machine in the same run.
 
-With --exact N, influence (IF) of the first N queries is also solved for exactly, by conjugate
-gradients on Fisher-vector products over all training examples and all labels, preconditioned by
-the first curvature of the list, and everybody's top 5 are compared with that, the given answers' too.
+benchmarks/whole_fisher.py writes such a file with answers that approximate nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ from torch import Tensor, nn
 
 from relatif_widgets import Explainer
 from relatif_widgets.curvature import EKFAC, KFAC, Curvature, Identity, LowRank
-from relatif_widgets.gradients import fisher_products
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 import tutorial_data
@@ -97,36 +94,15 @@ def jaccard(one: Sequence[Collection[int]], other: Sequence[Collection[int]]) ->
     return float(np.mean([len({*a} & {*b}) / len({*a} | {*b}) for a, b in zip(one, other, strict=True)]))
 
 
-def exact_top(explainer: Explainer, queries: Tensor) -> list[set[int]]:
-    """The five largest of g_testᵀ (F + λI)⁻¹ g_i, F the Fisher of all training examples over all labels."""
-    task, basis = explainer._task, explainer._ready().index.basis
-    with task.evaluating():
-        right = task.query(queries, task.forward(queries).argmax(1)).gradients
-
-        def product(vectors: Tensor) -> Tensor:
-            total = torch.zeros_like(vectors)
-            for batch in task.batches(task.source, 512):
-                total += fisher_products(task.objective, batch.inputs, batch.targets, vectors)
-            return total / task.source.length + DAMPING * vectors
-
-        solved = basis.solve(right, DAMPING)
-        residual = right - product(solved)
-        direction = better = basis.solve(residual, DAMPING)
-        size = (residual * better).sum(1, keepdim=True)
-        for step in range(12):
-            error = float((residual.norm(dim=1) / right.norm(dim=1)).max())
-            print(f"    conjugate gradients, step {step}: relative residual {error:.1e}", flush=True)
-            if error < 3e-4:
-                break
-            image = product(direction)
-            length = size / (direction * image).sum(1, keepdim=True)
-            solved = solved + length * direction
-            residual = residual - length * image
-            better = basis.solve(residual, DAMPING)
-            size, before = (residual * better).sum(1, keepdim=True), size
-            direction = better + size / before * direction
-        scores = torch.cat([batch.products(solved) for batch in task.batches(task.source, 256)])
-    return [set(column.topk(5).indices.tolist()) for column in scores.T]
+def load(checkpoint: Path) -> tuple[ConvNet, tuple[Tensor, Tensor], Tensor, dict[str, np.ndarray]]:
+    """The trained model, the training set, the queries, and what CHECKPOINT.npz holds."""
+    answers = dict(np.load(checkpoint))
+    model = ConvNet()
+    model.load_state_dict(
+        {key[6:]: torch.from_numpy(value) for key, value in answers.items() if key.startswith("param_")}
+    )
+    (train, labels), (test, _) = tutorial_data.cifar10()
+    return model, (normalized(train), labels), normalized(test[torch.from_numpy(answers["query"])]), answers
 
 
 def main() -> None:
@@ -134,21 +110,13 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--curvatures", nargs="*", default=DEFAULT)
     parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--exact", type=int, default=0)
     arguments = parser.parse_args()
-    answers = dict(np.load(arguments.checkpoint))
-    model = ConvNet()
-    model.load_state_dict(
-        {key[6:]: torch.from_numpy(value) for key, value in answers.items() if key.startswith("param_")}
-    )
-    (train, labels), (test, _) = tutorial_data.cifar10()
-    data = normalized(train), labels
-    queries = normalized(test[torch.from_numpy(answers["query"][: arguments.queries])])
-    print(f"{len(labels):,} training examples, {torch.get_num_threads()} threads", flush=True)
+    model, data, queries, answers = load(arguments.checkpoint)
+    queries = queries[: arguments.queries]
+    print(f"{len(data[1]):,} training examples, {torch.get_num_threads()} threads", flush=True)
     print(
         f"{'curvature':28} {'epochs':>7} {'IF':>6} {'theta':>6} {'loss':>6} {'certified':>9} {'top_k s':>8}"
     )
-    exact: list[set[int]] = []
     for name in arguments.curvatures:
         epoch = epoch_seconds(model, data)
         started = time.perf_counter()
@@ -169,13 +137,6 @@ def main() -> None:
             flush=True,
         )
         print("\n".join(f"    {line}" for line in explainer.report().splitlines()[1:]), flush=True)
-        if arguments.exact:
-            if not exact:
-                exact = exact_top(explainer, queries[: arguments.exact])
-                given = answers[f"top20_predicted_{DAMPING}_influence"][: arguments.exact, :5].tolist()
-                print(f"    IF against the exact solve: the given answers {jaccard(given, exact):.3f}")
-            ours = explainer.top_k(queries[: arguments.exact], k=5, method="influence").indices.tolist()
-            print(f"    IF against the exact solve: {jaccard(ours, exact):.3f}", flush=True)
 
 
 if __name__ == "__main__":
