@@ -12,9 +12,11 @@ from .explanation import Explanation
 
 if TYPE_CHECKING:
     from .explainer import Explainer, TopK
+    from .retraining import Check
     from .views.widget import ExplanationWidget
 
 __all__ = [
+    "Check",
     "ChoiceError",
     "DataError",
     "DocumentError",
@@ -29,6 +31,7 @@ __all__ = [
 
 # A saved explanation opens without torch or Jupyter: these resolve when asked for.
 _LAZY = {
+    "Check": ".retraining",
     "Explainer": ".explainer",
     "ExplanationWidget": ".views.widget",
     "TopK": ".explainer",

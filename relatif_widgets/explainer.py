@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import documents, fitting, media, scores
+from . import documents, fitting, media, retraining, scores
 from .curvature import Curvature, FisherLabels, as_curvature
 from .data import Collate, as_inputs, as_source, batch_length, map_tensors
 from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
@@ -320,6 +320,98 @@ class Explainer:
         )
         return documents.explain(
             self._scorer(), fitted, asked, self._curvature.name, self._render, progress or _silent
+        )
+
+    def refit(
+        self,
+        removed: Sequence[int],
+        *,
+        damping: float | None = None,
+        tolerance: float = 1e-8,
+        steps: int = 100,
+    ) -> nn.Module:
+        """The model with its chosen parameters refitted without some training examples, all others held fixed.
+
+        The minimum of (1/n) Σ_{j∉S} ℓ_j(θ) + (λ/2)‖θ − θ₀‖² − ∇L(θ₀)ᵀ(θ − θ₀), with θ₀ the attached
+        weights and L the mean training loss. With nothing removed that is θ₀, however far training
+        went; the first Newton step without S is what influence predicts. For a model trained to the
+        optimum of L + (λ/2)‖θ‖² it is the retraining itself. Reached by quasi-Newton steps from the
+        fitted (C+λI)⁻¹, one pass over the training set each, in float64 where the model computes in that.
+
+        Args:
+            removed: Rows of the training set, S.
+            damping: λ; the explainer's default if None.
+            tolerance: Where to stop: the gradient left, as a share of what the removal causes.
+            steps: At most so many passes over the training set.
+
+        Returns:
+            A copy of the model in evaluation mode, in the model's own precision. The model itself stays as it is.
+
+        Raises:
+            ChoiceError: `removed` is empty, everything, or holds what is no row or one row twice; a
+                curvature without an inverse ("identity", "lissa").
+            ModelError: It does not converge, or the loss is far from convex in the parameters (a larger
+                damping, or the last layer alone, helps both); the model cannot be copied; the curvature
+                is indefinite at this damping.
+        """
+        fitted, chosen = self._ready(), self._damping(damping)
+        rows = retraining.as_removed(removed, self.train_size)
+        tolerance, steps = retraining.as_tolerance(tolerance), _count("steps", steps)
+        retraining.check_inverse(fitted.index.basis, chosen)
+        twin = retraining.copied(self._task)
+        found = retraining.refit(
+            self._task, fitted.index.basis, rows, chosen, tolerance=tolerance, steps=steps
+        )
+        return retraining.fill(twin, found.objective)
+
+    def check(
+        self,
+        removed: Sequence[int],
+        query: Any,
+        labels: Label | Sequence[Label] = "predicted",
+        *,
+        retrain: retraining.Retrain | None = None,
+        target: Any = None,
+        damping: float | None = None,
+        progress: Progress | None = None,
+    ) -> retraining.Check:
+        """Whether removing training examples changes a query's loss as influence predicts.
+
+        Predicted is Σ_{i∈S} I(i, query, label)/n, by influence itself and no relative score. Actual is the
+        loss after retraining without S minus the loss before, both in float64 on the model's weights
+        (`Check.precision` says so) or, where the model computes in no float64, in its own precision,
+        whose differences below about 1e-6 of the loss are noise.
+
+        Args:
+            removed: Rows of the training set, S.
+            query: One input without a batch dimension, as in `explain`.
+            labels: What to take the query's loss at, as in `explain`.
+            retrain: Your own retraining: takes the list of removed rows, returns the retrained module.
+                None: the built-in refit of the chosen parameters, see `refit`. What it raises passes through.
+            target: The query's true target, for labels="true".
+            damping: λ of the prediction and of the built-in refit; the explainer's default if None.
+            progress: Called with the fraction done, 0 to 1; what it raises stops the work.
+
+        Raises:
+            ChoiceError: As in `refit` (the curvature's inverse is not needed with `retrain`), or `retrain`
+                cannot be called or returns no module.
+            ModelError: The refit does not converge; or the retrained model has other outputs, weights
+                or losses that are not finite.
+        """
+        fitted, chosen = self._ready(), self._damping(damping)
+        rows = retraining.as_removed(removed, self.train_size)
+        function = retraining.as_retrain(retrain)
+        if function is None:
+            retraining.check_inverse(fitted.index.basis, chosen)
+        inputs = map_tensors(lambda x: x[None], _one_input(query))
+        self._task.check_query(inputs, single=True)
+        truth = None if target is None else self._truth(target)
+        with self._task.evaluating():
+            inputs = self._task.inputs(inputs, "query")
+            outputs = self._task.forward(inputs)
+            targets, names, _ = documents.explained(self._task, outputs, labels, truth)
+        return retraining.check(
+            self._scorer(), rows, inputs, targets, names, chosen, function, progress or _silent
         )
 
     def queries(self, test_set: Any) -> QuerySet:
