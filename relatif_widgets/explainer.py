@@ -20,7 +20,7 @@ from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
 from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign, Space
 from .neighbors import no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
-from .queries import QuerySet
+from .queries import CLOSE_MARGIN, DefaultLabels, QuerySet
 from .scoring import Progress, Scorer
 from .task import BATCH, Label, attach
 
@@ -414,15 +414,37 @@ class Explainer:
             self._scorer(), rows, inputs, targets, names, chosen, function, progress or _silent
         )
 
-    def queries(self, test_set: Any) -> QuerySet:
+    def queries(
+        self,
+        test_set: Any,
+        *,
+        default_labels: DefaultLabels = "auto",
+        close_margin: float = CLOSE_MARGIN,
+    ) -> QuerySet:
         """The model's predictions on a test set, and an explanation of any of its rows on request.
 
         Args:
             test_set: Like the training set, or a batch of inputs alone, whose true labels are unknown.
+            default_labels: The labels that a query opens with. "auto": the prediction, and beside it
+                the true label where the prediction is wrong, else the runner-up where the call is
+                close; in a regression the true target. "predicted", "true" or "top2": always that. A
+                function of the row: whatever it returns.
+            close_margin: A call is close where the two largest probabilities differ by less.
+
+        Raises:
+            ChoiceError: `default_labels` is none of these, or the test set does not have it.
         """
         self._ready()
         source = as_inputs(test_set, "test_set", self._collate)
-        return QuerySet(self._task, source, self.explain, self.damping, self._render)
+        return QuerySet(
+            self._task,
+            source,
+            self.explain,
+            self.damping,
+            self._render,
+            default_labels=default_labels,
+            close_margin=close_margin,
+        )
 
     @property
     def train_size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from typing import Any
@@ -121,13 +122,27 @@ def test_the_front_end_gets_the_document_when_it_asks(widget: ExplanationWidget)
 
 def test_the_strip_answers_with_its_id(widget: ExplanationWidget) -> None:
     sent = Sent(widget)
-    widget._send_strip({"kind": "strip", "id": 4, "filter": "all", "offset": 0, "count": 3})
+    everything = {
+        "which": "all",
+        "label": None,
+        "predicted": None,
+        "confidence": [0, 1],
+        "search": "",
+        "sort": "index",
+        "descending": False,
+    }
+    question = {"kind": "strip", "filter": everything, "offset": 0, "count": 3, "around": None}
+    widget._send_strip({**question, "id": 4})
     assert sent[0]["id"] == 4
     assert [item["index"] for item in sent[0]["items"]] == [0, 1, 2]
-    widget._send_strip({"kind": "strip", "id": 5, "filter": "nonsense", "offset": 0, "count": 3})
-    assert sent[1]["kind"] == "error"
-    assert sent[1]["id"] == 5
-    assert "filter='nonsense' is not known" in sent[1]["message"]
+    assert {**sent[0]["filter"], "confidence": [0, 1]} == everything
+    widget._send_strip({**question, "id": 6, "around": 7})
+    assert (sent[1]["offset"], sent[1]["position"]) == (6, 7)
+    json.dumps(sent)  # which the comm needs
+    widget._send_strip({**question, "id": 5, "filter": {"which": "nonsense"}})
+    assert sent[2]["kind"] == "error"
+    assert sent[2]["id"] == 5
+    assert "which='nonsense' is not known" in sent[2]["message"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import {
   type Sprite,
 } from "./explanation";
 import {
+  boolean,
   count,
   field,
+  finite,
   list,
   nullable,
   object,
@@ -20,8 +22,10 @@ import {
 } from "./read";
 
 export type Status = "idle" | "preparing" | "ready" | "error";
-export type StripFilter = "all" | "misclassified" | "close";
-export const STRIP_FILTERS = ["all", "misclassified", "close"] as const;
+export const STRIP_WHICH = ["all", "misclassified", "close"] as const;
+export type StripWhich = (typeof STRIP_WHICH)[number];
+export const STRIP_SORTS = ["index", "confidence", "loss", "margin"] as const;
+export type StripSort = (typeof STRIP_SORTS)[number];
 
 export interface Traits {
   query: number;
@@ -35,10 +39,25 @@ export interface Traits {
   message: string;
 }
 
+/** Which test examples, in which order; every condition has to hold. */
+export interface StripFilter {
+  which: StripWhich;
+  /** Name of the true class. */
+  label: string | null;
+  predicted: string | null;
+  /** Least and largest probability of the predicted class. */
+  confidence: [low: number, high: number];
+  search: string;
+  sort: StripSort;
+  descending: boolean;
+}
+
 export interface StripQuestion {
   filter: StripFilter;
   offset: number;
   count: number;
+  /** A test example: where the filter holds it, the answer is the page that it stands on. */
+  around: number | null;
 }
 
 export type ToKernel = { kind: "ready" } | ({ kind: "strip"; id: number } & StripQuestion);
@@ -48,6 +67,7 @@ export interface StripItem {
   label: string | null;
   predicted: string | null;
   probability: number | null;
+  loss: number | null;
   caption: string;
   media: Media;
 }
@@ -57,7 +77,17 @@ export interface StripPage {
   offset: number;
   /** How many test examples pass the filter. */
   total: number;
-  counts: Record<StripFilter, number>;
+  /** The example that was asked for, and where among those it stands. */
+  around: number | null;
+  position: number | null;
+  /** Of the whole test set; a preset that does not apply to it has none. */
+  counts: { all: number } & Partial<Record<StripWhich, number>>;
+  /** Names of the true classes that occur; empty where they are not known. */
+  labels: string[];
+  predictions: string[];
+  /** The orders that apply. */
+  sorts: StripSort[];
+  searchable: boolean;
   items: StripItem[];
   sprite: Sprite | null;
 }
@@ -99,27 +129,48 @@ const readItem: Reader<StripItem> = (value, path) => {
     label: field(fields, path, "label", nullable(string)),
     predicted: field(fields, path, "predicted", nullable(string)),
     probability: field(fields, path, "probability", nullable(probability)),
+    loss: field(fields, path, "loss", nullable(finite)),
     caption: field(fields, path, "caption", string),
     media: field(fields, path, "media", readMedia),
   };
 };
 
-const readCounts: Reader<Record<StripFilter, number>> = (value, path) => {
+const readFilter: Reader<StripFilter> = (value, path) => {
   const fields = object(value, path);
+  const [low = 0, high = 1] = field(fields, path, "confidence", list(probability));
   return {
-    all: field(fields, path, "all", count),
-    misclassified: field(fields, path, "misclassified", count),
-    close: field(fields, path, "close", count),
+    which: field(fields, path, "which", oneOf(...STRIP_WHICH)),
+    label: field(fields, path, "label", nullable(string)),
+    predicted: field(fields, path, "predicted", nullable(string)),
+    confidence: [low, high],
+    search: field(fields, path, "search", string),
+    sort: field(fields, path, "sort", oneOf(...STRIP_SORTS)),
+    descending: field(fields, path, "descending", boolean),
   };
+};
+
+const readCounts: Reader<StripPage["counts"]> = (value, path) => {
+  const fields = object(value, path);
+  const counts: StripPage["counts"] = { all: field(fields, path, "all", count) };
+  for (const which of STRIP_WHICH) {
+    if (Object.hasOwn(fields, which)) counts[which] = field(fields, path, which, count);
+  }
+  return counts;
 };
 
 const readPage: Reader<StripPage> = (value, path) => {
   const fields = object(value, path);
   return {
-    filter: field(fields, path, "filter", oneOf(...STRIP_FILTERS)),
+    filter: field(fields, path, "filter", readFilter),
     offset: field(fields, path, "offset", count),
     total: field(fields, path, "total", count),
+    around: field(fields, path, "around", nullable(count)),
+    position: field(fields, path, "position", nullable(count)),
     counts: field(fields, path, "counts", readCounts),
+    labels: field(fields, path, "labels", list(string)),
+    predictions: field(fields, path, "predictions", list(string)),
+    sorts: field(fields, path, "sorts", list(oneOf(...STRIP_SORTS))),
+    searchable: field(fields, path, "searchable", boolean),
     items: field(fields, path, "items", list(readItem)),
     sprite: field(fields, path, "sprite", nullable(readSprite)),
   };

@@ -45,6 +45,9 @@ export function optional<T>(
 export const string: Reader<string> = (value, path) =>
   typeof value === "string" ? value : fail(path, "expected text");
 
+export const boolean: Reader<boolean> = (value, path) =>
+  typeof value === "boolean" ? value : fail(path, "expected true or false");
+
 export const finite: Reader<number> = (value, path) =>
   typeof value === "number" && Number.isFinite(value) ? value : fail(path, "expected a number");
 

@@ -2,6 +2,7 @@
 import type { AnyModel, RenderProps } from "@anywidget/types";
 import { parseExplanation } from "./explanation";
 import { parseMessage, type ToKernel, type Traits } from "./messages";
+import { EVERYTHING } from "./view/filters";
 import { STRIP_COUNT } from "./view/strip";
 import { createView, type ViewState, type ViewStatus } from "./view/view";
 
@@ -15,6 +16,7 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
   const send = (message: ToKernel): void => model.send(message);
   // Two views of one model hear each other's replies; a random start keeps their ids apart.
   let asked = Math.floor(Math.random() * 2 ** 31) * 1024;
+  const owed = new Set<number>();
 
   const view = createView(el, {
     canPrepare: true,
@@ -27,7 +29,8 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
       widget.save_changes();
     },
     requestStrip(question) {
-      send({ kind: "strip", id: ++asked, ...question });
+      owed.add(++asked);
+      send({ kind: "strip", id: asked, ...question });
     },
   });
 
@@ -60,8 +63,11 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
       if (message.kind === "explanation") {
         view.setExplanation(parseExplanation(message.document));
       } else if (message.kind === "strip") {
-        if (message.id === asked) view.setStrip(message.page);
-      } else if (message.id === null || message.id === asked) {
+        if (owed.delete(message.id)) view.setStrip(message.page);
+      } else if (message.id === null) {
+        fail(message.message);
+      } else if (owed.delete(message.id)) {
+        view.failStrip();
         fail(message.message);
       }
     } catch (error) {
@@ -75,13 +81,9 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
   onState();
   onStatus();
   send({ kind: "ready" });
-  send({
-    kind: "strip",
-    id: ++asked,
-    filter: "all",
-    offset: Math.max(0, (widget.get("query") ?? 0) - 3),
-    count: STRIP_COUNT,
-  });
+  owed.add(++asked);
+  const around = widget.get("query") ?? null;
+  send({ kind: "strip", id: asked, filter: EVERYTHING, offset: 0, count: STRIP_COUNT, around });
 
   return () => {
     for (const name of STATE) model.off(`change:${name}`, onState);

@@ -1,6 +1,7 @@
 /** Small documents with answers known by hand. */
 import { type Explanation, METHODS, type Method, type Ranking } from "../src/explanation";
 import type { StripPage } from "../src/messages";
+import { EVERYTHING } from "../src/view/filters";
 
 export const PIXEL =
   "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
@@ -110,21 +111,31 @@ export const METHOD_NAMES: Record<Method, string> = {
   nearest: "k-NN",
 };
 
+/** A page of 400 test examples; every seventh, from the second, is a bird taken for a plane. */
 export function stripPage(overrides: Partial<StripPage> = {}): StripPage {
+  const { offset = 0, total = 400 } = overrides;
+  const count = Math.max(0, Math.min(24, total - offset));
   return {
-    filter: "all",
-    offset: 0,
-    total: 100,
-    counts: { all: 100, misclassified: 7, close: 0 },
-    items: [374, 375, 376].map((index, at) => ({
-      index,
+    filter: EVERYTHING,
+    offset,
+    total,
+    around: null,
+    position: null,
+    counts: { all: 400, misclassified: 57, close: 0 },
+    labels: ["bird"],
+    predictions: ["bird", "plane"],
+    sorts: ["index", "confidence", "loss", "margin"],
+    searchable: false,
+    items: Array.from({ length: count }, (_, at) => ({
+      index: offset + at,
       label: "bird",
-      predicted: at === 1 ? "plane" : "bird",
+      predicted: (offset + at) % 7 === 1 ? "plane" : "bird",
       probability: 0.5,
+      loss: 0.7,
       caption: "",
       media: { kind: "cell", cell: at } as const,
     })),
-    sprite: { mime: "image/png", data: PIXEL, width: 4, height: 4, columns: 3, count: 3 },
+    sprite: { mime: "image/png", data: PIXEL, width: 4, height: 4, columns: 5, count },
     ...overrides,
   };
 }

@@ -1,9 +1,14 @@
 import { beforeEach, describe, expect, test, vi } from "vitest";
+import type { StripFilter } from "../src/messages";
+import { EVERYTHING } from "../src/view/filters";
 import widget from "../src/widget";
 import { fixture, stripPage } from "./fixture";
 import { all, bar, dampingSlider, kSlider, move, one, radio, texts } from "./page";
 
 type Listener = (value?: unknown) => void;
+
+/** The answer to the first question about the strip. */
+const opening = stripPage({ offset: 360, around: 375, position: 375 });
 
 /** As much of anywidget's model as the widget uses. */
 class FakeModel {
@@ -70,7 +75,14 @@ describe("the conversation", () => {
   test("opens with one ready and one question for the strip around the query", () => {
     expect(model.sent).toEqual([
       { kind: "ready" },
-      { kind: "strip", id: expect.any(Number), filter: "all", offset: 372, count: 24 },
+      {
+        kind: "strip",
+        id: expect.any(Number),
+        filter: EVERYTHING,
+        offset: 0,
+        count: 24,
+        around: 375,
+      },
     ]);
     expect(model.listeners.get("msg:custom")?.size).toBe(1);
     expect(model.save_changes).not.toHaveBeenCalled();
@@ -100,27 +112,35 @@ describe("the conversation", () => {
     expect(one(root, "[role=alert]").hidden).toBe(true);
   });
 
-  test("takes only the newest answer about the strip", () => {
+  test("takes each answer about the strip once, and an older filter's not at all", () => {
+    vi.useFakeTimers();
     const first = model.strips()[0]?.id as number;
-    model.receive({ kind: "strip", id: first, ...stripPage() });
-    all<HTMLInputElement>(root, ".rw-chips input")[1]?.click();
-    const second = model.strips()[1]?.id as number;
-    expect(second).not.toBe(first);
-    model.receive({ kind: "strip", id: first, ...stripPage({ items: [] }) });
-    expect(all(root, ".rw-thumb")).toHaveLength(3);
-    model.receive({
-      kind: "strip",
-      id: second,
-      ...stripPage({ filter: "misclassified", items: [] }),
-    });
-    expect(all(root, ".rw-thumb")).toHaveLength(0);
+    model.receive({ kind: "strip", id: first, ...opening });
+    expect(all(root, ".rw-thumb[aria-current]")).toHaveLength(1);
+    vi.advanceTimersByTime(100);
+    const ahead = model.strips()[1]?.id as number;
+    expect(ahead).not.toBe(first);
+    one<HTMLInputElement>(root, ".rw-strip input[value=misclassified]").click();
+    vi.advanceTimersByTime(100);
+    const second = model.strips()[2]?.id as number;
+    const filter: StripFilter = { ...EVERYTHING, which: "misclassified" };
+    const answer = { kind: "strip", ...stripPage({ filter, total: 1 }) };
+    model.receive({ ...answer, id: first }); // answered already
+    expect(all(root, ".rw-thumb").length).toBeGreaterThan(1);
+    model.receive({ ...answer, id: second });
+    expect(all(root, ".rw-thumb")).toHaveLength(1);
+    model.receive({ kind: "strip", id: ahead, ...stripPage({ offset: 384 }) });
+    expect(all(root, ".rw-thumb")).toHaveLength(1);
+    vi.useRealTimers();
   });
 
-  test("shows an error message, unless it answers an older question", () => {
-    model.receive({ kind: "error", id: 1, message: "too late" });
+  test("shows an error message, unless it answers another view's question", () => {
+    model.receive({ kind: "error", id: 1, message: "not for us" });
     expect(one(root, "[role=alert]").hidden).toBe(true);
     model.receive({ kind: "error", message: "out of memory" });
     expect(one(root, "[role=alert]").textContent).toBe("out of memory");
+    model.receive({ kind: "error", id: model.strips()[0]?.id, message: "row 3 cannot be read" });
+    expect(one(root, "[role=alert]").textContent).toBe("row 3 cannot be read");
   });
 
   test("says what is wrong with a damaged answer", () => {
@@ -164,8 +184,8 @@ describe("traits", () => {
   });
 
   test("a thumbnail sets the query", () => {
-    model.receive({ kind: "strip", id: model.strips()[0]?.id, ...stripPage() });
-    all(root, ".rw-thumb")[0]?.click();
+    model.receive({ kind: "strip", id: model.strips()[0]?.id, ...opening });
+    one(root, ".rw-thumb[title^='test #374,']").click();
     expect(model.traits.query).toBe(374);
     expect(model.save_changes).toHaveBeenCalledTimes(1);
   });
@@ -190,7 +210,7 @@ test("two views of one model keep their answers apart", () => {
   const stopOther = widget.render({ model: model as never, el: other });
   const [first, second] = model.strips().map(({ id }) => id);
   expect(first).not.toBe(second);
-  model.receive({ kind: "strip", id: second, ...stripPage() });
+  model.receive({ kind: "strip", id: second, ...opening });
   expect(one(root, ".rw-strip").hidden).toBe(true);
   expect(one(other, ".rw-strip").hidden).toBe(false);
   stopOther();

@@ -47,7 +47,7 @@ class Queries(Protocol):
         progress: Callable[[float], None] | None = None,
     ) -> Explanation: ...
 
-    def page(self, which: Any, offset: int, count: int) -> Any: ...
+    def page(self, wanted: Any, offset: int, count: int, *, around: int | None = None) -> Any: ...
 
 
 class Attachable(Protocol):
@@ -341,9 +341,12 @@ class ExplanationWidget(anywidget.AnyWidget):
         identity = request.get("id")
         try:
             count = min(STRIP_LIMIT, int(request["count"]))
-            page = self._queries.page(request["filter"], int(request["offset"]), count)
+            page = self._queries.page(
+                request["filter"], int(request["offset"]), count, around=request.get("around")
+            )
         except Exception as error:
-            self.send({"kind": "error", "id": identity, "message": str(error)})
+            text = str(error) if isinstance(error, RelatifError) else f"{type(error).__name__}: {error}"
+            self.send({"kind": "error", "id": identity, "message": text})
             return
         self.send({"kind": "strip", "id": identity, **asdict(page)})
 

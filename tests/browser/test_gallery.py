@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from browser.gallery import Gallery
 from browser.harness import Host, JupyterServer, NotebookPage
+from playwright.sync_api import Locator
 
 Open = Callable[..., NotebookPage]
 
@@ -36,6 +37,62 @@ explainer = Explainer(model, train_set).fit(progress=False)
 """,
     "widget = ExplanationWidget(explainer, test_set)\nwidget",
 ]
+
+
+class Strip:
+    """The query strip of a gallery.
+
+    Args:
+        gallery: Of a notebook whose kernel knows `explainer` and `test_set`.
+    """
+
+    def __init__(self, gallery: Gallery) -> None:
+        self.page = gallery.page
+        self.root: Locator = gallery.root.locator(".rw-strip")
+
+    def rows(self, options: str) -> list[int]:
+        """What Python says should be in it."""
+        found: list[int] = self.page.evaluate_in_kernel(f"explainer.queries(test_set).rows({options})")
+        return found
+
+    def where(self) -> str:
+        """ "1–12 of 200"; "200 of 200" at the end, whatever fits."""
+        text = self.root.locator(".rw-where").inner_text()
+        return text[text.index("–") + 1 :]
+
+    def thumb(self, row: int) -> Locator:
+        return self.root.locator(f".rw-thumb[title^='test #{row},']")
+
+    def expect(self, rows: list[int]) -> None:
+        """It holds as many rows, and begins with these.
+
+        Raises:
+            AssertionError: It does not, five seconds on.
+        """
+        assert rows
+        read = """(thumbs) => thumbs.map((thumb) => Number(thumb.textContent.match(/^test #(\\d+)/)?.[1] ?? -1))"""
+        for _ in range(100):
+            found = self.root.locator(".rw-thumb").evaluate_all(read)
+            total = self.root.locator(".rw-where").inner_text().split(" of ")[-1]
+            begins = rows[:5]
+            if total == f"{len(rows):,}" and found[: len(begins)] == begins:
+                return
+            self.page.page.wait_for_timeout(50)
+        raise AssertionError(f"the strip shows {found} of {total}; Python has {rows[:20]} of {len(rows)}")
+
+    def expect_in_view(self, row: int) -> None:
+        """The row's thumbnail is marked, and between the strip's ends."""
+        self.thumb(row).and_(self.root.locator("[aria-current]")).wait_for(state="attached")
+        inside = """(thumb) => {
+            const { left, right } = thumb.getBoundingClientRect();
+            const ends = thumb.closest(".rw-scroller").getBoundingClientRect();
+            return left >= ends.left - 1 && right <= ends.right + 1;
+        }"""
+        for _ in range(40):
+            if self.thumb(row).evaluate(inside):
+                return
+            self.page.page.wait_for_timeout(50)
+        raise AssertionError(f"test #{row} is out of view")
 
 
 @pytest.fixture(scope="module")
@@ -163,43 +220,148 @@ def test_the_strip_picks_queries(open_notebook: Open, small: str, host: Host) ->
     page = open_notebook(small, host=host)
     page.run_all()
     gallery = Gallery(page)
-    strip = gallery.root.locator(".rw-strip")
+    strip = Strip(gallery)
     queries = "explainer.queries(test_set)"
-    wrong = page.evaluate_in_kernel(f"{queries}.rows('misclassified')")
-    close = page.evaluate_in_kernel(f"{queries}.rows('close')")
-    assert strip.locator(".rw-chip").all_inner_texts() == [
+    wrong = strip.rows("'misclassified'")
+    close = strip.rows("'close'")
+    assert strip.root.locator(".rw-chip").all_inner_texts() == [
         "all 200",
         f"misclassified {len(wrong)}",
         f"close calls {len(close)}",
     ]
+    strip.expect(list(range(200)))
 
     gallery.choose("misclassified")
-    strip.locator(".rw-thumb").first.get_by_text(f"test #{wrong[0]}").wait_for(state="attached")
-    strip.locator(".rw-thumb").nth(1).click()
+    strip.expect(wrong)
+    strip.thumb(wrong[1]).click()
     gallery.expect_query(wrong[1])
     assert page.evaluate_in_kernel("widget.labels") == page.evaluate_in_kernel(
         f"{queries}.default_labels({wrong[1]})"
     )
-    assert len(gallery.expect_python_agrees()) == 2  # wrong: the runner-up beside it
-    assert strip.locator("[aria-current]").get_attribute("title").startswith(f"test #{wrong[1]},")
+    assert len(gallery.expect_python_agrees()) == 2  # wrong: the true label beside it
+    current = strip.root.locator("[aria-current]")
+    assert current.get_attribute("title").startswith(f"test #{wrong[1]},")
+    assert "misclassified" in current.get_attribute("title")
+    assert current.locator(".rw-thumb-label").inner_text().startswith("▲")
 
     # Arrow keys walk the strip, Enter picks.
-    strip.locator(".rw-thumb").nth(1).press("ArrowRight")
+    strip.thumb(wrong[1]).press("ArrowRight")
     page.page.keyboard.press("Enter")
     gallery.expect_query(wrong[2])
     gallery.expect_python_agrees()
 
-    # By number, and from Python.
-    jump = strip.get_by_role("spinbutton")
+    # End and Home reach both ends of the whole test set, and the focus waits for what loads.
+    strip.root.locator(".rw-clear").click()
+    strip.expect(list(range(200)))
+    strip.thumb(0).press("End")
+    focused = strip.root.locator(".rw-thumb:focus")
+    focused.get_by_text("test #199:").wait_for(state="attached")
+    assert strip.where() == "200 of 200"
+    page.page.keyboard.press("PageUp")
+    page.page.keyboard.press("Space")
+    picked = int(focused.inner_text().split("#")[1].split(":")[0])
+    assert 170 < picked < 199
+    gallery.expect_query(picked)
+    page.page.keyboard.press("Home")
+    focused.get_by_text("test #0:").wait_for(state="attached")
+
+    # By number, and from Python: the strip goes where the query is.
+    jump = strip.root.locator(".rw-jump")
     jump.fill("150")
     jump.press("Enter")
     gallery.expect_query(150)
     gallery.expect_python_agrees()
     assert "test #150" in gallery.root.locator(".rw-facts").inner_text()
+    strip.expect_in_view(150)
+    page.page.wait_for_timeout(1100)  # no hand at the strip
     page.run_in_kernel("widget.query = 42")
     gallery.expect_query(42)
     gallery.expect_python_agrees()
     assert "test #42" in gallery.root.locator(".rw-facts").inner_text()
+    strip.expect_in_view(42)
+    jump.fill("200")
+    jump.press("Enter")
+    strip.root.get_by_role("alert").get_by_text("expected 0 to 199").wait_for()
+    page.expect_in_kernel("widget.query", 42)
+
+
+def test_the_strip_filters_and_sorts_as_python_does(open_notebook: Open, small: str) -> None:
+    page = open_notebook(small)
+    page.run_all()
+    gallery = Gallery(page)
+    strip = Strip(gallery)
+    strip.expect(list(range(200)))
+    predicted, true, order = (strip.root.get_by_label(name) for name in ("predicted:", "true:", "sort:"))
+
+    predicted.select_option("9")
+    strip.expect(strip.rows("predicted='9'"))
+    true.select_option("4")
+    strip.expect(strip.rows("predicted='9', label='4'"))
+    predicted.select_option("any")
+    strip.expect(strip.rows("label='4'"))
+    order.select_option("highest loss")
+    strip.expect(strip.rows("label='4', sort='loss', descending=True"))
+    true.select_option("any")
+    for text, options in [
+        ("highest loss", "sort='loss', descending=True"),
+        ("lowest loss", "sort='loss'"),
+        ("lowest confidence", "sort='confidence'"),
+        ("highest confidence", "sort='confidence', descending=True"),
+        ("closest call", "sort='margin'"),
+    ]:
+        order.select_option(text)
+        strip.expect(strip.rows(options))
+    low, high = (
+        strip.root.get_by_role("spinbutton", name=f"{end} confidence") for end in ("Lowest", "Highest")
+    )
+    low.fill("0.3")
+    high.fill("0.6")
+    high.press("Enter")
+    strip.expect(strip.rows("confidence=(0.3, 0.6), sort='margin'"))
+    gallery.choose("misclassified")
+    strip.expect(strip.rows("'misclassified', confidence=(0.3, 0.6), sort='margin'"))
+    assert strip.root.get_by_label("Search the test examples").is_hidden()  # pictures
+
+    # All the way along, thumbnail by thumbnail, it is Python's order.
+    strip.root.locator(".rw-clear").click()
+    order.select_option("highest loss")
+    rows = strip.rows("sort='loss', descending=True")
+    strip.expect(rows)
+    strip.thumb(rows[0]).focus()
+    seen = []
+    for row in rows[:60]:
+        focused = strip.root.locator(".rw-thumb:focus")
+        focused.get_by_text(f"test #{row}:").wait_for(state="attached")
+        seen.append(row)
+        page.page.keyboard.press("ArrowRight")
+    assert seen == rows[:60]
+
+
+def test_the_strip_searches_texts(open_notebook: Open, jupyter: JupyterServer) -> None:
+    cells = [
+        *SMALL[:1],
+        "words = ['a <b>bold</b> bird', 'Two Birds', 'a plane', 'no such thing']\n"
+        "show = lambda image: words[int(1000 * float(image.sum())) % 4]\n"
+        "explainer = Explainer(model, train_set, render=show).fit(progress=False)",
+        SMALL[1],
+    ]
+    page = open_notebook(jupyter.write_notebook("texts.ipynb", cells))
+    page.run_all()
+    gallery = Gallery(page)
+    strip = Strip(gallery)
+    strip.expect(list(range(200)))
+    search = strip.root.get_by_label("Search the test examples")
+    search.press_sequentially("bird", delay=20)
+    rows = strip.rows("search='bird'")
+    assert 0 < len(rows) < 200
+    strip.expect(rows)
+    search.fill("<B>")
+    strip.expect(strip.rows("search='<b>'"))
+    assert set(strip.root.locator(".rw-thumb-text").all_inner_texts()) == {"a <b>bold</b> bird"}
+    search.fill("nothing of the kind")
+    strip.root.get_by_text("No test example passes these filters.").wait_for()
+    strip.root.locator(".rw-clear").click()
+    strip.expect(list(range(200)))
 
 
 def test_the_keyboard_reaches_every_control(open_notebook: Open, small: str, host: Host) -> None:

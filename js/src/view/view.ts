@@ -16,6 +16,8 @@ export interface View {
   setState(state: Partial<ViewState>): void;
   setStatus(status: ViewStatus): void;
   setStrip(page: StripPage | null): void;
+  /** A question about the strip will not be answered. */
+  failStrip(): void;
   dispose(): void;
 }
 
@@ -203,6 +205,7 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
     setStrip(page) {
       strip.setPage(page);
     },
+    failStrip: strip.fail,
     dispose() {
       listening.abort();
       watch?.disconnect();
