@@ -33,6 +33,7 @@ class Asked:
         name: What to call the query.
         index: Its row in the test set, or None.
         raw: What to show of it.
+        render: The hook that `raw` goes through, or None where it is to be shown as it is.
         labels: Labels to explain.
         damping: Where the slider stands.
         dampings: The stops, `damping` among them.
@@ -44,6 +45,7 @@ class Asked:
     name: str
     index: int | None
     raw: Any
+    render: media.Render | None
     labels: Label | Sequence[Label]
     damping: float
     dampings: tuple[float, ...]
@@ -83,7 +85,7 @@ def explain(
         for label, name, panel in zip(classes, names, tables, strict=True)
     )
     return Explanation(
-        query=_query(task, asked, outputs, render),
+        query=_query(task, asked, outputs),
         class_names=task.class_names,
         dampings=asked.dampings,
         panels=panels,
@@ -168,7 +170,7 @@ def _explained_values(
     return targets, [_value(target) for target in targets], [None] * len(values)
 
 
-def _query(task: Task, asked: Asked, outputs: Tensor, render: media.Render | None) -> Query:
+def _query(task: Task, asked: Asked, outputs: Tensor) -> Query:
     probabilities = task.objective.loss.probabilities(outputs)
     is_class = probabilities is not None
     truth = asked.truth
@@ -180,7 +182,7 @@ def _query(task: Task, asked: Asked, outputs: Tensor, render: media.Render | Non
         predicted=int(probabilities[0].argmax()) if probabilities is not None else None,
         output=None if is_class else _value(outputs[0]),
         probabilities=() if probabilities is None else tuple(rounded(p) for p in probabilities[0].tolist()),
-        media=media.standalone(media.show(asked.raw, render)),
+        media=media.standalone(media.show(asked.raw, asked.render)),
     )
 
 

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -98,8 +99,8 @@ class Explainer:
             "bfloat16" (half the memory, and two or three digits); None for the model's
             own. `TopK.certified` is False for rows that are rounded.
         class_names: Names of the classes, a list or a mapping from index; by default the data set's own, else numbers.
-        render: Hook that turns a raw example into what is shown: a picture, text,
-            or a mapping of column to value.
+        render: Hook that turns a raw example into what is shown: a picture, a matplotlib
+            figure, text, or a mapping of column to value.
 
     Raises:
         RelatifError: One of its kinds, before any long work: empty or
@@ -288,7 +289,7 @@ class Explainer:
             target: The query's true target, if known.
             name: What to call it, such as "test #7".
             index: Its row in the test set, if it has one.
-            raw: What to show of it; by default the input itself.
+            raw: What to show of it, as it is; by default the input itself, by way of `render`.
             damping: Where the slider stands, becoming a stop if it is none.
             top: Examples to keep per method, sign and damping stop.
             progress: Called with the fraction done, 0 to 1; what it raises stops the work.
@@ -296,6 +297,34 @@ class Explainer:
         Returns:
             A document that displays itself, saves, and opens without torch.
         """
+        return self._explain(
+            query,
+            labels,
+            target=target,
+            name=name,
+            index=index,
+            raw=query if raw is None else raw,
+            damping=damping,
+            top=top,
+            progress=progress,
+            render=self._render if raw is None else None,
+        )
+
+    def _explain(
+        self,
+        query: Any,
+        labels: Label | Sequence[Label] = "predicted",
+        *,
+        raw: Any,
+        render: media.Render | None,
+        target: Any = None,
+        name: str = "query",
+        index: int | None = None,
+        damping: float | None = None,
+        top: int = TOP,
+        progress: Progress | None = None,
+    ) -> Explanation:
+        """As `explain`, with `raw` shown by way of `render`."""
         fitted = self._ready()
         top = _count("top", top)
         inputs = map_tensors(lambda x: x[None], _one_input(query))
@@ -312,7 +341,8 @@ class Explainer:
             truth=truth,
             name=name,
             index=index,
-            raw=query if raw is None else raw,
+            raw=raw,
+            render=render,
             labels=labels,
             damping=chosen,
             dampings=tuple(sorted(set(stops))),
@@ -439,7 +469,7 @@ class Explainer:
         return QuerySet(
             self._task,
             source,
-            self.explain,
+            partial(self._explain, render=self._render),
             self.damping,
             self._render,
             default_labels=default_labels,

@@ -6,6 +6,8 @@ import base64
 import io
 import itertools
 import math
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,47 +20,72 @@ from .explanation import Cell, Picture, Row, Sprite, Text
 Render = Callable[[Any], Any]
 Shown = Image.Image | Text | Row
 Small = Cell | Text | Row
+Alone = Picture | Text | Row
 
 THUMBNAIL = 64
 PICTURE = 256
 COLUMNS_SHOWN = 12
+NAMED_SHOWN = 64
+"""Columns of a mapping that a row keeps; each has a name, so more of them mean something to a reader."""
+
+# The strip and an explanation are made on two threads, and a hook that plots shares pyplot's one current figure.
+_RENDERING = threading.RLock()
+
+FIGURE_DPI = 100
+FIGURE_PIXELS = 1024
+"""Most pixels along a figure's longer side, before it is shrunk like any picture."""
 
 
 def show(raw: Any, render: Render | None = None) -> Shown:
     """A PIL picture, `Text` or `Row` for one example.
 
-    Pictures are PIL images and arrays [H, W], [H, W, 1|3|4] or [1|3|4, H, W];
-    floats outside 0 to 1 are stretched from their smallest to their largest
-    value. Strings are text, numbers and vectors are rows.
+    Pictures are PIL images of any mode, at most 256 pixels each way afterwards, and
+    arrays [H, W] (of at least 4 each), [H, W, 1|3|4] or [1|3|4, H, W]; where an array
+    could be both, a tensor is taken as channels first, anything else as channels last.
+    uint8 and integers within 0 to 255 are taken as they are, floats within 0 to 1 times 255.
+    Any other range is stretched from the smallest to the largest value, and NaN and
+    infinity count as the smallest finite one. matplotlib figures (anything with
+    `savefig`) are drawn, and closed. Strings are text; mappings, numbers and vectors
+    are rows.
 
     Args:
         raw: The example, before transforms where the data set has them.
         render: The user's hook: gets `raw`, returns any of the above.
 
     Raises:
-        DataError: The hook failed or returned nothing that can be shown.
+        DataError: The hook failed, or what is to be shown cannot be read or drawn.
     """
-    if render is not None:
-        try:
-            raw = render(raw)
-        except Exception as error:
-            raise DataError(f"render= failed on an example: {type(error).__name__}: {error}") from error
+    with _RENDERING:
+        if render is not None:
+            try:
+                raw = render(raw)
+            except Exception as error:
+                raise DataError(f"render= failed on an example: {type(error).__name__}: {error}") from error
+        if callable(getattr(raw, "savefig", None)):
+            raw = _drawn(raw)
     if isinstance(raw, Image.Image):
-        return raw
+        if 0 in raw.size:
+            return Text(text=f"an empty picture, {raw.width} × {raw.height}")
+        return _fitted(raw, PICTURE)
     if isinstance(raw, (Text, Row)):
         return raw
     if isinstance(raw, str):
         return Text(text=raw)
     if isinstance(raw, Mapping):
-        return Row(columns=tuple(map(str, raw)), values=tuple(_number(value) for value in raw.values()))
+        kept = dict(itertools.islice(raw.items(), NAMED_SHOWN))
+        return Row(
+            columns=tuple(map(str, kept)),
+            values=tuple(map(_number, kept.values())),
+            more=len(raw) - len(kept),
+        )
     array = _array(raw)
     if array is None:
         return Text(text=repr(raw))
-    picture = _picture(array)
-    return picture if picture is not None else _row(array)
+    picture = _picture(array, channels_first=hasattr(raw, "detach"))
+    return _row(array) if picture is None else _fitted(picture, PICTURE)
 
 
-def standalone(shown: Shown) -> Picture | Text | Row:
+def standalone(shown: Shown) -> Alone:
     """One example's media on its own, as for the query: at most 256 pixels wide and high."""
     if not isinstance(shown, Image.Image):
         return shown
@@ -92,10 +119,43 @@ def sheet(shown: Sequence[Shown]) -> tuple[list[Small], Sprite | None]:
     return media, Sprite(mime=mime, data=data, width=width, height=height, columns=columns, count=len(images))
 
 
+def _drawn(figure: Any) -> Image.Image:
+    """A figure as a picture, without the margins around what is drawn.
+
+    Works on any thread: saving as PNG draws with Agg, whatever the figure's own backend.
+
+    Raises:
+        DataError: It cannot be drawn.
+    """
+    buffer = io.BytesIO()
+    try:
+        size = getattr(getattr(figure, "figure", figure), "get_size_inches", lambda: (6.4, 4.8))()
+        dpi = min(FIGURE_DPI, FIGURE_PIXELS / max(size))
+        figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+        image = Image.open(buffer)
+        image.load()
+    except Exception as error:
+        raise DataError(f"A figure cannot be drawn: {type(error).__name__}: {error}") from error
+    finally:
+        # pyplot keeps every figure it made. One that it did not make cannot be in there unless it is loaded.
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        made = getattr(figure, "figure", figure)
+        if pyplot is not None and hasattr(made, "canvas"):
+            pyplot.close(made)
+    opaque = image.mode != "RGBA" or image.getchannel("A").getextrema() == (255, 255)
+    return image.convert("RGB") if opaque else image
+
+
 def _array(raw: Any) -> np.ndarray[Any, Any] | None:
     if hasattr(raw, "detach"):
         raw = raw.detach().cpu()
-        raw = raw.float().numpy() if raw.is_floating_point() else raw.numpy()
+        try:
+            raw = raw.numpy()
+        except (TypeError, RuntimeError):
+            try:
+                raw = raw.float().numpy()  # numpy has no bfloat16
+            except (TypeError, RuntimeError):
+                return None
     try:
         array = np.asarray(raw)
     except ValueError:
@@ -103,24 +163,40 @@ def _array(raw: Any) -> np.ndarray[Any, Any] | None:
     return array if array.dtype.kind in "biuf" else None
 
 
-def _picture(array: np.ndarray[Any, Any]) -> Image.Image | None:
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
-        array = array.transpose(1, 2, 0)
+def _picture(array: np.ndarray[Any, Any], *, channels_first: bool) -> Image.Image | None:
+    if array.ndim == 3:
+        first, last = array.shape[0] in (1, 3, 4), array.shape[2] in (1, 3, 4)
+        if first and (channels_first or not last):
+            array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     is_picture = (array.ndim == 2 and min(array.shape) >= 4) or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if not is_picture:
+    if not is_picture or array.size == 0:
         return None
+    return _stretched(array)
+
+
+def _stretched(array: np.ndarray[Any, Any]) -> Image.Image:
+    """An array [H, W] or [H, W, 3|4] of any numbers as 8 bits a channel."""
     if array.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(array))
-    values = array.astype(np.float64)
-    low, high = float(values.min()), float(values.max())
+    finite = np.isfinite(array)
+    low = float(array.min(where=finite, initial=np.inf)) if array.dtype.kind == "f" else float(array.min())
+    high = float(array.max(where=finite, initial=-np.inf)) if array.dtype.kind == "f" else float(array.max())
+    if low > high:  # nothing is finite
+        low = high = 0.0
+    # A huge picture is shrunk anyway: four times as fine as that is fine enough to begin with.
+    step = max(1, min(array.shape[:2]) // (4 * PICTURE))
+    array, finite = array[::step, ::step], finite[::step, ::step]
+    values = np.where(finite, array.astype(np.float64), low)
     if array.dtype.kind in "iu" and low >= 0 and high <= 255:
         low, high = 0.0, 255.0
     elif low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    spread = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    return Image.fromarray(np.ascontiguousarray((spread * 255).round().astype(np.uint8)))
+    width = high - low
+    # Divided first, since the difference of two huge numbers is infinite.
+    spread = values / width - low / width if width > 0 else np.zeros_like(values)
+    return Image.fromarray(np.ascontiguousarray((spread * 255).round().clip(0, 255).astype(np.uint8)))
 
 
 def _row(array: np.ndarray[Any, Any]) -> Row:
@@ -136,14 +212,23 @@ def _number(value: Any) -> str:
 
 
 def _fitted(image: Image.Image, limit: int) -> Image.Image:
-    if image.mode not in ("L", "RGB", "RGBA"):
-        has_alpha = image.mode in ("LA", "PA") or "transparency" in image.info
-        image = image.convert(
-            "RGBA" if has_alpha else "L" if image.mode in ("1", "I", "I;16", "F") else "RGB"
-        )
-    if max(image.size) > limit:
-        image = image.copy()
-        image.thumbnail((limit, limit), Image.Resampling.LANCZOS)
+    """A picture in one of the modes L, RGB and RGBA, at most `limit` pixels each way.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        image.load()
+        if image.mode[0] in "IF":  # 16 and 32 bits: PIL itself would cut off what exceeds 255
+            image = _stretched(np.asarray(image))
+        if image.mode not in ("L", "RGB", "RGBA"):
+            has_alpha = image.mode in ("LA", "PA") or "transparency" in image.info
+            image = image.convert("RGBA" if has_alpha else "L" if image.mode == "1" else "RGB")
+        if max(image.size) > limit:
+            image = image.copy()
+            image.thumbnail((limit, limit), Image.Resampling.LANCZOS)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"A picture of mode {image.mode} cannot be read: {error}") from error
     return image
 
 
