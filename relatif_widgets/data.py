@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from .errors import DataError
+from .errors import SHOWN, DataError
 
 TARGET_COLUMNS = ("label", "labels", "target", "targets", "y")
 INPUT_COLUMNS = ("pixel_values", "image", "img", "input", "inputs", "x", "features", "text")
@@ -81,6 +83,8 @@ class Source:
         """The example as a person would look at it: before transforms, where there is a before."""
         source = self.dataset if self._raw is None else self._raw
         if isinstance(source, _Arrays):
+            if source.columns is not None:
+                return {name: values[row] for name, values in source.columns.items()}
             return map_tensors(lambda x: x[row], source.inputs)
         return _split(source[row], self.name, row)[0]
 
@@ -113,13 +117,17 @@ class Source:
 class _Arrays:
     inputs: Any
     targets: Tensor | None
+    columns: dict[str, Any] | None = None  # of a data frame, as they were given
 
 
 def as_source(data: Any, name: str, collate: Collate | None = None) -> Source:
     """Read a torch `Dataset`, a Hugging Face or torchvision data set, or a pair of arrays.
 
+    Of inputs in a pandas DataFrame the raw examples are mappings, column → value as it was given.
+
     Raises:
-        DataError: Empty, not indexable, or a pair whose lengths differ.
+        DataError: Empty, not indexable, a pair whose lengths differ, or a DataFrame with columns
+            that hold no numbers.
     """
     if isinstance(data, DataLoader):
         raise DataError(
@@ -130,6 +138,11 @@ def as_source(data: Any, name: str, collate: Collate | None = None) -> Source:
             f"{name} is {type(data).__name__}, which has no length or cannot be indexed. Explanations name examples "
             "by row: pass a map-style data set, or a pair (inputs, targets) of arrays."
         )
+    if _is_frame(data):
+        raise DataError(
+            f"{name} is a DataFrame, with the columns {_listed(data.columns)}; expected inputs and targets apart: "
+            f"{name}=(frame.drop(columns=[target]), frame[target])."
+        )
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
     if _is_pair(data):
@@ -138,7 +151,7 @@ def as_source(data: Any, name: str, collate: Collate | None = None) -> Source:
             raise DataError(
                 f"{name} has {len(inputs)} inputs but {len(targets)} targets; expected as many of both."
             )
-        data = _Arrays(inputs, targets)
+        data = _Arrays(inputs, targets, _columns(data[0]))
         length = len(inputs)
     else:
         length = len(data)
@@ -167,6 +180,7 @@ def _is_pair(data: Any) -> bool:
 
 def as_inputs(queries: Any, name: str, collate: Collate | None = None) -> Source:
     """Read a batch of inputs without targets, or anything that `as_source` reads."""
+    columns = _columns(queries)
     if hasattr(queries, "__array__") and hasattr(queries, "shape") and not isinstance(queries, Tensor):
         queries = _as_tensor(queries, name)  # arrays and data frames
     if isinstance(queries, list) and queries and all(isinstance(row, list) for row in queries):
@@ -176,7 +190,7 @@ def as_inputs(queries: Any, name: str, collate: Collate | None = None) -> Source
         length = batch_length(inputs)
         if length == 0:
             raise DataError(f"{name} is empty; expected at least one example.")
-        return Source(dataset=_Arrays(inputs, None), length=length, name=name, collate=collate)
+        return Source(dataset=_Arrays(inputs, None, columns), length=length, name=name, collate=collate)
     if isinstance(queries, list) and queries and isinstance(queries[0], (Tensor, np.ndarray)):
         shapes = {tuple(query.shape) for query in queries}
         if len(shapes) > 1:
@@ -301,9 +315,86 @@ def _is_numeric(value: Any) -> bool:
     )
 
 
+def row_values(row: Any) -> np.ndarray[Any, Any]:
+    """One row of a data frame, a pandas Series, as an array of numbers.
+
+    Raises:
+        DataError: Some of its values are no numbers (with their columns).
+    """
+    if _is_frame(row):
+        return np.asarray(_numbers(row, "query"))
+    values = row.to_numpy()
+    if values.dtype.kind == "O":  # of columns with different types
+        wrong = [str(key) for key, value in row.items() if not isinstance(value, (Number, np.bool_))]
+        if wrong:
+            raise DataError(f"query holds no numbers in the columns {_listed(wrong)}. Encode or drop them.")
+        values = values.astype(np.float64)
+    return np.array(values)  # a copy, since a row of a data frame may be read-only
+
+
+def _is_frame(data: Any) -> bool:
+    """Whether this is a pandas DataFrame; nothing is one where pandas was never imported."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(data, pandas.DataFrame)
+
+
+def _columns(data: Any) -> dict[str, Any] | None:
+    """The columns of a data frame in their own types, by names that are made to differ."""
+    if not _is_frame(data):
+        return None
+    columns: dict[str, Any] = {}
+    for position, given in enumerate(data.columns):
+        name, times = str(given), 1
+        while name in columns:
+            times += 1
+            name = f"{given} ({times})"
+        columns[name] = data.iloc[:, position].array
+    return columns
+
+
+def _numbers(frame: Any, name: str) -> Any:
+    """A data frame as one array, its smallest common type; missing values become NaN.
+
+    Raises:
+        DataError: Some columns hold no numbers (with their names).
+    """
+    wrong = [
+        f"{column} ({dtype})"
+        for column, dtype in zip(frame.columns, frame.dtypes, strict=True)
+        if getattr(dtype, "kind", "O") not in "biuf"
+    ]
+    if wrong:
+        raise DataError(
+            f"{name}: the columns {_listed(wrong)} hold no numbers, which a model could take. Encode them as it "
+            "does, or leave them out: frame.drop(columns=[...])."
+        )
+    array = frame.to_numpy()
+    if array.dtype.kind in "biuf":
+        return array
+    # Types with missing values of their own, or booleans beside numbers, come as objects.
+    return np.stack([_column(frame.iloc[:, position]) for position in range(frame.shape[1])], axis=1)
+
+
+def _column(series: Any) -> np.ndarray[Any, Any]:
+    array = series.to_numpy()
+    if array.dtype.kind not in "biuf":
+        array = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.asarray(array)
+
+
+def _listed(names: Iterable[Any]) -> str:
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more
+
+
 def _as_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
+    if _is_frame(value):
+        value = _numbers(value, name)
+    elif getattr(getattr(value, "dtype", None), "kind", "O") in "biuf" and hasattr(value, "iloc"):
+        value = _column(value)  # a Series whose type has missing values of its own
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -70,12 +70,13 @@ def explain(
         repeated = map_tensors(lambda x: x.expand(len(targets), *x.shape[1:]), inputs)
         gradients = task.query(repeated, targets).gradients
         nearest = rankings.nearest(fitted.neighbors, inputs, asked.top)
-    tables = rankings.criteria(scorer, gradients, asked.dampings, asked.top, progress)
+    tables, examined = rankings.criteria(scorer, gradients, asked.dampings, asked.top, progress)
     mentioned = sorted(
         {i for panel in (*tables, [nearest]) for table in panel for row in table.examples for i in row}
     )
     position = {row: place for place, row in enumerate(mentioned)}
     shown, sprite = media.sheet([media.show(task.source.raw(row), render) for row in mentioned])
+    own = rankings.self_influences(scorer, asked.dampings, mentioned)
     panels = tuple(
         Panel(
             label=label,
@@ -90,7 +91,8 @@ def explain(
         dampings=asked.dampings,
         panels=panels,
         examples=tuple(
-            _training_example(task, fitted, i, one) for i, one in zip(mentioned, shown, strict=True)
+            _training_example(task, fitted, i, one, *size)
+            for i, one, size in zip(mentioned, shown, own, strict=True)
         ),
         sprite=sprite,
         settings=Settings(damping=asked.damping, k=min(5, asked.top)),
@@ -107,6 +109,7 @@ def explain(
             data_fingerprint=fitted.data_fingerprint,
             prepare_seconds=round(time.perf_counter() - started, 4),
             nearest_space="features" if fitted.neighbors and fitted.neighbors.features else "inputs",
+            examined=examined if examined < scorer.index.count else None,
         ),
     )
 
@@ -167,7 +170,7 @@ def _explained_values(
         else:
             values.append(task.target_of(label))
     targets = torch.cat(values)
-    return targets, [_value(target) for target in targets], [None] * len(values)
+    return targets, [value_text(target) for target in targets], [None] * len(values)
 
 
 def _query(task: Task, asked: Asked, outputs: Tensor) -> Query:
@@ -178,27 +181,37 @@ def _query(task: Task, asked: Asked, outputs: Tensor) -> Query:
         name=asked.name,
         index=asked.index,
         label=int(task.classes(truth)[0]) if is_class and truth is not None else None,
-        target=_value(truth[0]) if not is_class and truth is not None else None,
+        target=value_text(truth[0]) if not is_class and truth is not None else None,
         predicted=int(probabilities[0].argmax()) if probabilities is not None else None,
-        output=None if is_class else _value(outputs[0]),
+        output=None if is_class else value_text(outputs[0]),
         probabilities=() if probabilities is None else tuple(rounded(p) for p in probabilities[0].tolist()),
         media=media.standalone(media.show(asked.raw, asked.render)),
     )
 
 
-def _training_example(task: Task, fitted: Fitted, row: int, shown: media.Small) -> TrainingExample:
+def _training_example(
+    task: Task,
+    fitted: Fitted,
+    row: int,
+    shown: media.Small,
+    self_influence: tuple[float, ...],
+    self_influence_rank: tuple[int, ...],
+) -> TrainingExample:
     target = fitted.targets[row]
     is_class = fitted.predicted is not None
     return TrainingExample(
         index=row,
         label=int(task.classes(target[None])[0]) if is_class else None,
-        target=None if is_class else _value(target),
+        target=None if is_class else value_text(target),
         predicted=None if fitted.predicted is None else int(fitted.predicted[row]),
         probability=None if fitted.probability is None else rounded(float(fitted.probability[row])),
         loss=rounded(float(fitted.losses[row])),
         media=shown,
+        self_influence=self_influence,
+        self_influence_rank=self_influence_rank,
     )
 
 
-def _value(target: Tensor) -> str:
+def value_text(target: Tensor) -> str:
+    """A target of a regression in words."""
     return ", ".join(f"{value:.6g}" for value in target.reshape(-1).tolist())

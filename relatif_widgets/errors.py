@@ -27,6 +27,10 @@ class DocumentError(RelatifError, ValueError):
     """A saved explanation is damaged, or written by a newer major version."""
 
 
+class Cancelled(Exception):
+    """Raised by a progress callback: stop the work, and keep what there is of it."""
+
+
 SHOWN = 20
 """Names that a message lists at the most."""
 LONGEST = 80

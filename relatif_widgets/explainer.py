@@ -6,8 +6,8 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,14 +16,18 @@ from tqdm.auto import tqdm
 
 from . import documents, fitting, media, retraining, scores
 from .curvature import Curvature, FisherLabels, as_curvature
-from .data import Collate, as_inputs, as_source, batch_length, map_tensors
+from .data import Collate, as_inputs, as_source, batch_length, map_tensors, row_values
 from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
 from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign, Space
 from .neighbors import no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
 from .queries import CLOSE_MARGIN, DefaultLabels, QuerySet
 from .scoring import Progress, Scorer
+from .tags import Tags, as_indices
 from .task import BATCH, Label, attach
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DAMPINGS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The default damping stops."""
@@ -61,7 +65,7 @@ class Explainer:
         model: A trained module whose output is [batch, outputs].
         train_set: What it was trained on, without random augmentation: a torch
             `Dataset` of (input, target), a Hugging Face or torchvision data set,
-            or a pair of arrays (inputs, targets).
+            or a pair (inputs, targets) of arrays or of a DataFrame and its targets.
         loss: "cross_entropy", "bce_with_logits", "mse" (½‖f − y‖²), a torch loss
             module, or a callable (outputs, targets) -> [batch].
         parameters: Which parameters to differentiate: all trainable ones by
@@ -150,6 +154,7 @@ class Explainer:
         fitting.check_memory(self._task, self._curvature, self._chunk, self._memory)
         self._at_once = fitting.gradients_at_once(self._task, batch_size, self._memory)
         self._fitted: fitting.Fitted | None = None
+        self.tags = Tags(self.train_size, self.examples, lambda: self._ready().data_fingerprint)
 
     def fit(self, *, progress: bool = True) -> Explainer:
         """Rotate every training gradient into the curvature's eigenbasis, once.
@@ -267,6 +272,80 @@ class Explainer:
         scorer.prepare(chosen, _silent)
         return scorer.index.self_influence(chosen)[0].clone()
 
+    def examples(self, indices: Iterable[int]) -> pd.DataFrame:
+        """What is known of some training examples.
+
+        Args:
+            indices: Rows of the training set.
+
+        Returns:
+            A line each, in the order given: index, label (a class's name, or the target), predicted,
+            probability (of the training label), loss, self_influence (at the default damping).
+
+        Raises:
+            ChoiceError: An index is outside the training set.
+        """
+        import pandas as pd
+
+        fitted, task = self._ready(), self._task
+        rows = as_indices(indices, self.train_size)
+        names = self.class_names
+        targets = fitted.targets[rows]
+        if fitted.predicted is None:
+            labels = [documents.value_text(target) for target in targets]
+        else:
+            labels = [names[c] for c in task.classes(targets).tolist()] if rows else []
+        predicted, probability = fitted.predicted, fitted.probability
+        return pd.DataFrame(
+            {
+                "index": rows,
+                "label": labels,
+                "predicted": [None if predicted is None else names[int(predicted[row])] for row in rows],
+                "probability": [None if probability is None else float(probability[row]) for row in rows],
+                "loss": fitted.losses[rows].tolist(),
+                "self_influence": self.self_influence()[rows].tolist(),
+            }
+        )
+
+    def show(self, index: int) -> media.Alone:
+        """What to show of one training example: text, a row, or a picture of at most 256 pixels each way."""
+        (row,) = as_indices(index, self.train_size)
+        return media.standalone(media.show(self._task.source.raw(row), self._render))
+
+    def more_like(
+        self,
+        index: int,
+        *,
+        damping: float | None = None,
+        top: int = TOP,
+        progress: Progress | None = None,
+    ) -> Explanation:
+        """Training examples like one of them: it is explained as a query at its own label, itself left out.
+
+        By influence these are the examples that move the model in the same direction, such as others
+        that are mislabelled in the same way.
+
+        Args:
+            index: Row of the training set.
+            damping, top, progress: As in `explain`.
+        """
+        self._ready()
+        (row,) = as_indices(index, self.train_size)
+        inputs, targets = self._task.source.batch([row])
+        assert targets is not None
+        found = self._explain(
+            map_tensors(lambda x: x[0], inputs),
+            labels="true",
+            target=targets[0],
+            name=f"training example #{row}",
+            raw=self._task.source.raw(row),
+            damping=damping,
+            top=min(top + 1, self.train_size),
+            progress=progress,
+            render=self._render,
+        )
+        return found.without(row, top)
+
     def explain(
         self,
         query: Any,
@@ -351,6 +430,22 @@ class Explainer:
         return documents.explain(
             self._scorer(), fitted, asked, self._curvature.name, self._render, progress or _silent
         )
+
+    @cached_property
+    def can_refit(self) -> bool:
+        """Whether `refit` solves a convex problem to its one optimum.
+
+        So it does where the outputs are affine in the scored parameters (a last layer, a linear
+        model), the loss is a known likelihood, and the curvature can be inverted.
+        """
+        basis, task = self._ready().index.basis, self._task
+        batch = next(task.some(range(min(3, self.train_size)), 3))
+        try:
+            batch.objective.loss.curvature_factor(batch.outputs)
+        except ModelError:
+            return False
+        with task.evaluating():
+            return basis.damped and basis.solver is None and task.objective.is_affine(batch.inputs)
 
     def refit(
         self,
@@ -470,6 +565,7 @@ class Explainer:
             self._task,
             source,
             partial(self._explain, render=self._render),
+            self.check,
             self.damping,
             self._render,
             default_labels=default_labels,
@@ -629,6 +725,8 @@ def _count(option: str, value: Any) -> int:
 def _one_input(query: Any) -> Any:
     if isinstance(query, (Tensor, Mapping, tuple)):
         return query
+    if hasattr(query, "iloc"):
+        query = row_values(query)
     try:
         return torch.as_tensor(query)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from IPython.display import HTML
     from matplotlib.figure import Figure
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 MIME_TYPE = "application/vnd.relatif.explanation.v1+json"
 
 TOP = 20
@@ -153,6 +153,10 @@ class TrainingExample:
         predicted: The class the model predicts for it, None in a regression.
         probability: The model's probability of its training label.
         loss: Its training loss.
+        self_influence: I_i,i at every damping stop: how much the model leans on this one example;
+            empty in documents older than 1.1.
+        self_influence_rank: Its place among all training examples by self-influence, 0 the
+            largest, at every damping stop; empty as above.
         media: What to show of it.
     """
 
@@ -163,6 +167,12 @@ class TrainingExample:
     probability: Probability | None
     loss: Finite
     media: Media
+    self_influence: tuple[Finite, ...] = ()
+    self_influence_rank: tuple[Count, ...] = ()
+
+    def is_global(self, stop: int, train_size: int) -> bool:
+        """Whether it is in the top percentile of self-influence, likely to come back for any query."""
+        return bool(self.self_influence_rank) and self.self_influence_rank[stop] < train_size / 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +239,8 @@ class Provenance:
         data_fingerprint: SHA-256 of the training inputs and targets.
         prepare_seconds: Wall time that the rankings took.
         nearest_space: Where k-NN measured: "inputs", or "features", what the model's last layer sees.
+        examined: The preparation was cut short after so many training examples, and ranks only
+            those; None where it ranks all.
     """
 
     package_version: str
@@ -243,6 +255,7 @@ class Provenance:
     data_fingerprint: str
     prepare_seconds: Finite
     nearest_space: Space = "inputs"
+    examined: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +308,11 @@ class Explanation:
         for shown in everything:
             if isinstance(shown.media, Cell) and shown.media.cell >= cells:
                 raise ValueError(f"cell {shown.media.cell} is not one of the {cells} in the sprite sheet")
+        for example in self.examples:
+            for values in (example.self_influence, example.self_influence_rank):
+                if len(values) not in (0, len(self.dampings)):
+                    stops = f"{len(self.dampings)} damping stops"
+                    raise ValueError(f"example {example.index} has {len(values)} self-influences for {stops}")
         labels = [label for shown in everything for label in (shown.label, shown.predicted)]
         for label in (*labels, *(panel.label for panel in self.panels)):
             if label is not None and label >= len(self.class_names):
@@ -386,13 +404,14 @@ class Explanation:
         Returns:
             DataFrame with the columns panel, rank (from 1), index (row in the
             training set), score, label, predicted, probability (of the training
-            label), loss, method, damping. `label` holds names of classes, or the
+            label), loss, self_influence, method, damping. `label` holds names of classes, or the
             target in a regression.
         """
         import pandas as pd
 
         method = self.settings.method if method is None else method
         damping = self.settings.damping if damping is None else damping
+        stop = self._stop(damping)
         rows = [
             {
                 "panel": panel.name,
@@ -403,6 +422,7 @@ class Explanation:
                 "predicted": self.class_name(example.predicted),
                 "probability": example.probability,
                 "loss": example.loss,
+                "self_influence": example.self_influence[stop] if example.self_influence else None,
                 "method": method,
                 "damping": damping,
             }
@@ -412,7 +432,21 @@ class Explanation:
             )
         ]
         columns = ["panel", "rank", "index", "score", "label", "predicted", "probability", "loss"]
-        return pd.DataFrame(rows, columns=[*columns, "method", "damping"])
+        return pd.DataFrame(rows, columns=[*columns, "self_influence", "method", "damping"])
+
+    def rank_of(
+        self,
+        panel: Panel,
+        index: int,
+        *,
+        method: Method,
+        damping: float | None = None,
+        sign: Sign | None = None,
+    ) -> int | None:
+        """The place, from 1, of a training example in one panel by one method; None where its table has ended."""
+        table = self.ranked(panel, method=method, damping=damping, sign=sign, k=LARGEST)
+        places = (place for place, (example, _) in enumerate(table, start=1) if example.index == index)
+        return next(places, None)
 
     def class_name(self, label: int | None) -> str | None:
         """The name of a class, None for None."""
@@ -427,6 +461,24 @@ class Explanation:
         if not labels:
             raise ChoiceError(f"labels=[] leaves no panel; the explanation has {', '.join(self.labels)}.")
         return replace(self, panels=tuple(self.panel(label) for label in labels))
+
+    def without(self, index: int, top: int) -> Explanation:
+        """The same document with one training example left out of every ranking, `top` of the others kept."""
+
+        def row(table: Ranking, stop: int) -> list[int]:
+            listed = table.examples[stop]
+            return [at for at, place in enumerate(listed) if self.examples[place].index != index][:top]
+
+        def left(table: Ranking) -> Ranking:
+            kept = [row(table, stop) for stop in range(len(table.examples))]
+            return replace(
+                table,
+                examples=tuple(tuple(table.examples[s][at] for at in row) for s, row in enumerate(kept)),
+                scores=tuple(tuple(table.scores[s][at] for at in row) for s, row in enumerate(kept)),
+            )
+
+        panels = tuple(replace(panel, rankings=tuple(map(left, panel.rankings))) for panel in self.panels)
+        return replace(self, panels=panels)
 
     def with_settings(
         self,

@@ -71,6 +71,8 @@ def show(raw: Any, render: Render | None = None) -> Shown:
         return raw
     if isinstance(raw, str):
         return Text(text=raw)
+    if hasattr(raw, "to_dict") and hasattr(raw, "index") and getattr(raw, "ndim", 0) == 1:
+        raw = raw.to_dict()  # a row of a data frame
     if isinstance(raw, Mapping):
         kept = dict(itertools.islice(raw.items(), NAMED_SHOWN))
         return Row(
@@ -207,7 +209,12 @@ def _row(array: np.ndarray[Any, Any]) -> Row:
 
 
 def _number(value: Any) -> str:
-    value = value.item() if hasattr(value, "item") else value
+    if hasattr(value, "item"):
+        array = _array(value)
+        if array is not None and array.size != 1:  # several values in one column
+            more = ", …" if array.size > COLUMNS_SHOWN else ""
+            return ", ".join(map(_number, array.reshape(-1)[:COLUMNS_SHOWN].tolist())) + more
+        value = value.item() if array is not None or np.ndim(value) == 0 else value
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -407,6 +407,32 @@ class Objective:
             )
         return raw
 
+    def is_affine(self, inputs: Any) -> bool:
+        """Whether these outputs are affine in the parameters, as a last layer's are: twice the step, twice the change.
+
+        Tried along one random direction v as long as θ.
+        """
+        generator = torch.Generator().manual_seed(0)
+
+        def moved(by: float) -> Tensor:
+            generator.manual_seed(0)
+            return self.outputs(
+                {
+                    name: value
+                    + by
+                    * (float(value.detach().norm()) + 1.0)
+                    / value.numel() ** 0.5
+                    * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+                    for name, value in self.parameters.items()
+                },
+                inputs,
+            )
+
+        with torch.no_grad():
+            start, once, twice = moved(0.0), moved(1.0), moved(2.0)
+        size = float((twice - start).abs().max())
+        return float((twice - 2 * once + start).abs().max()) <= 1e4 * torch.finfo(self.dtype).eps * size
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the chosen parameters' names, shapes and values."""

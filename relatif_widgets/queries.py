@@ -182,6 +182,7 @@ class QuerySet:
         task: The model that predicts.
         source: The test set.
         explain: `Explainer.explain` of a fitted explainer.
+        check: `Explainer.check` of the same.
         damping: Its default damping.
         render: The user's hook for showing an example.
         default_labels: As in `Explainer.queries`.
@@ -196,6 +197,7 @@ class QuerySet:
         task: Task,
         source: Source,
         explain: Callable[..., Explanation],
+        check: Callable[..., Any],
         damping: float,
         render: media.Render | None,
         *,
@@ -218,6 +220,7 @@ class QuerySet:
         self._task = task
         self._source = source
         self._explain = explain
+        self._check = check
         self._render = render
         self._default_labels = default_labels
         self._close_margin = _as_margin(close_margin)
@@ -313,6 +316,34 @@ class QuerySet:
             raw=self._source.raw(row),
             damping=damping,
             progress=progress,
+        )
+
+    def check(
+        self,
+        row: int,
+        removed: Sequence[int],
+        labels: Sequence[Label] | None = None,
+        *,
+        retrain: Callable[[list[int]], Any] | None = None,
+        damping: float | None = None,
+    ) -> Any:
+        """What becomes of one row's loss on removing training examples: a `Check`, as of `Explainer.check`.
+
+        Args:
+            row: Of the test set.
+            removed: Rows of the training set.
+            labels: As in `explain`.
+            retrain, damping: As in `Explainer.check`.
+        """
+        row = self._row(row)
+        inputs, targets = self._source.batch([row])
+        return self._check(
+            removed,
+            map_tensors(lambda x: x[0], inputs),
+            labels or self.default_labels(row),
+            target=None if targets is None else targets[0],
+            retrain=retrain,
+            damping=damping,
         )
 
     def page(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import scores
+from .errors import Cancelled
 from .explanation import Method, Ranking, TableSign
 from .index import RelativeMethod
 from .neighbors import Neighbors
@@ -24,7 +25,7 @@ def criteria(
     dampings: Sequence[float],
     top: int,
     progress: Progress,
-) -> list[list[Ranking]]:
+) -> tuple[list[list[Ranking]], int]:
     """For every query the rankings of IF, θ- and ℓ-RelatIF, both signs, all damping stops.
 
     Numerators of all stops come from one pass over the index; the three
@@ -36,19 +37,32 @@ def criteria(
         dampings: The stops.
         top: Examples to keep per row.
         progress: Called with the fraction done; what it raises stops the work.
+
+    Returns:
+        The rankings, query by query, and how many training examples they rank: all,
+        or the first so many where the callback raised `Cancelled` on the way.
     """
     index = scorer.index
+    count = index.count
     scorer.prepare(dampings, lambda done: progress(0.3 * done))
     listed = scorer.shortlist(gradients, dampings, RELATIVE, top, lambda done: progress(0.3 + 0.4 * done))
     if listed is None:
         influence = torch.empty(
             len(gradients), len(dampings), index.count, dtype=gradients.dtype, device=gradients.device
         )
-        for part, score in scorer.influence(gradients, dampings, lambda done: progress(0.3 + 0.4 * done)):
-            influence[:, :, part] = score
+        seen = 0
+        try:
+            for part, score in scorer.influence(gradients, dampings, lambda done: progress(0.3 + 0.4 * done)):
+                influence[:, :, part] = score
+                seen = part.stop
+        except Cancelled:
+            if not seen:
+                raise
+            count, progress = seen, _ignore
+        influence = influence[:, :, :count]
     else:
         influence = listed.influence
-    everybody: slice | Tensor = slice(0, index.count) if listed is None else listed.rows
+    everybody: slice | Tensor = slice(0, count) if listed is None else listed.rows
     row_of = {} if listed is None else dict(enumerate(listed.rows.tolist()))
     done = 0
     tables: list[list[Ranking]] = []
@@ -62,14 +76,29 @@ def criteria(
                 ]
             )
             for sign in ("positive", "negative"):
-                table = _ranking(method, sign, score, top)
+                table = _ranking(method, sign, score, min(top, score.shape[1]))
                 if listed is not None:
                     table = renumbered(table, row_of)
                 panel.append(table)
             done += 1
             progress(0.7 + 0.3 * done / (len(RELATIVE) * len(gradients)))
         tables.append(panel)
-    return tables
+    return tables, count
+
+
+def self_influences(
+    scorer: Scorer, dampings: Sequence[float], rows: Sequence[int]
+) -> list[tuple[tuple[float, ...], tuple[int, ...]]]:
+    """I_i,i of some training examples, and its place among all of them, 0 the largest, stop by stop."""
+    every = scorer.index.self_influence(dampings)
+    place = torch.empty_like(every, dtype=torch.int64)
+    order = every.argsort(dim=1, descending=True, stable=True)
+    place.scatter_(1, order, torch.arange(every.shape[1], device=every.device).expand_as(order))
+    chosen = torch.tensor(rows, dtype=torch.int64, device=every.device)
+    return [
+        (tuple(rounded(value) for value in values), tuple(places))
+        for values, places in zip(every[:, chosen].T.tolist(), place[:, chosen].T.tolist(), strict=True)
+    ]
 
 
 def nearest(neighbors: Neighbors | None, query: Any, top: int) -> Ranking:
@@ -94,6 +123,10 @@ def renumbered(table: Ranking, position: dict[int, int]) -> Ranking:
 def rounded(value: float) -> float:
     """A number as documents store it: nine digits, which carry a float32 exactly."""
     return float(f"{value:.9g}")
+
+
+def _ignore(fraction: float) -> None:
+    pass
 
 
 def _ranking(method: Method, sign: TableSign, score: Float[Tensor, "stop train"], top: int) -> Ranking:

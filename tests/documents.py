@@ -70,6 +70,8 @@ def images() -> Explanation:
             probability=probability,
             loss=loss,
             media=Cell(cell=position),
+            self_influence=tuple(round(6 * (8 - position) / (stop + 1), 3) for stop in range(len(DAMPINGS))),
+            self_influence_rank=tuple(300 * position + 10 * stop for stop in range(len(DAMPINGS))),
         )
         for position, (index, label, predicted, probability, loss) in enumerate(facts)
     )
@@ -109,6 +111,14 @@ def identity() -> Explanation:
         whole,
         dampings=(0.001,),
         panels=(replace(whole.panels[0], rankings=tuple(first)),),
+        examples=tuple(
+            replace(
+                example,
+                self_influence=example.self_influence[:1],
+                self_influence_rank=example.self_influence_rank[:1],
+            )
+            for example in whole.examples
+        ),
         settings=Settings(damping=0.001),
         provenance=replace(
             PROVENANCE, curvature="identity", curvature_detail="identity", mean_eigenvalue=None

@@ -23,7 +23,7 @@ from relatif_widgets.curvature import (
     affordable_rank,
     as_curvature,
 )
-from relatif_widgets.curvature.base import Columns
+from relatif_widgets.curvature.base import Columns, eigh
 from relatif_widgets.curvature.labels import Labels
 from relatif_widgets.gradients import GradientBatch
 from relatif_widgets.objective import make_objective
@@ -545,3 +545,40 @@ def test_a_singular_matrix_is_refused_with_the_damping_that_would_do() -> None:
         basis.weights(torch.tensor([0.5], dtype=torch.float64), 2)
     assert [basis.is_definite(damping) for damping in (0.4, 0.5, 0.6)] == [False, False, True]
     assert basis.weights(torch.tensor([0.25], dtype=torch.float64), 2).tolist() == [[-4.0, 1 / 2.25]]
+
+
+def test_zero_rows_are_left_out_of_the_eigendecomposition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    half[[1, 4]] = 0
+    matrix = half @ half.T
+    values, vectors = eigh(matrix)
+    assert torch.equal(values[:2], torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(vectors @ vectors.T, torch.eye(5, dtype=torch.float64))
+    torch.testing.assert_close(vectors * values @ vectors.T, matrix)
+    assert torch.equal(eigh(torch.zeros(2, 2))[1], torch.eye(2))
+
+
+def test_an_eigendecomposition_that_does_not_converge_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, asked = torch.linalg.eigh, []
+
+    def moody(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(float(matrix[0, 0]))
+        if len(asked) < 3:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return plain(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", moody)
+    values, vectors = eigh(torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64)))
+    torch.testing.assert_close(values, torch.tensor([1.0, 3.0], dtype=torch.float64))
+    assert asked == pytest.approx([3.0, 3000.0, 0.3])
+    assert vectors.abs().flip(1).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+    def never(matrix: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", never)
+    with pytest.raises(ModelError, match="eigendecomposition of a 2×2 curvature did not converge"):
+        eigh(torch.eye(2))

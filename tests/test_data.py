@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cases import pictures
+from cases import blobs, pictures
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from relatif_widgets import DataError
+from relatif_widgets import DataError, Explainer, media
 from relatif_widgets.data import Fingerprint, as_inputs, as_source, batch_length, fit_inputs, map_tensors
+from relatif_widgets.explanation import Row
 
 
 class Items(Dataset):  # type: ignore[type-arg]
@@ -241,3 +245,171 @@ def test_the_fingerprint_follows_the_values_not_the_batches() -> None:
     changed[3, 0, 0, 0] += 1e-3
     assert of(X) != of(changed)
     assert of(X) != of(X.double())
+
+
+# Data frames
+
+
+def patients() -> pd.DataFrame:
+    """Columns of every type that a model can take, and an index that is not 0, 1, 2."""
+    return pd.DataFrame(
+        {
+            "age": [31, 47, 62],
+            "dose": [0.25, 1.5, 1e-7],
+            "smoker": [True, False, True],
+            "visits": pd.array([3, 0, 12], dtype="Int64"),
+        },
+        index=[90, 7, 55],
+    )
+
+
+NUMBERS = [[31, 0.25, 1, 3], [47, 1.5, 0, 0], [62, 1e-7, 1, 12]]
+
+
+@pytest.mark.parametrize("targets", [pd.Series([0, 1, 0], index=[90, 7, 55]), np.array([0, 1, 0]), [0, 1, 0]])
+def test_examples_of_a_data_frame_keep_their_columns_and_values(targets: object) -> None:
+    for source in (as_source((patients(), targets), "train_set"), as_inputs(patients(), "test_set")):
+        inputs, _ = source.batch([0, 1, 2])
+        torch.testing.assert_close(inputs, torch.tensor(NUMBERS, dtype=torch.float64))
+        assert source.raw(1) == {"age": 47, "dose": 1.5, "smoker": False, "visits": 0}
+        shown = media.show(source.raw(2))
+        assert shown == Row(columns=("age", "dose", "smoker", "visits"), values=("62", "1e-07", "True", "12"))
+    assert as_source((patients(), targets), "train_set").batch([1, 2])[1].tolist() == [1, 0]
+
+
+def test_a_data_frame_of_one_type_keeps_that_type() -> None:
+    for dtype in ("int64", "float32", "uint8", "bool"):
+        frame = pd.DataFrame({"a": [0, 1], "b": [1, 1]}).astype(dtype)
+        inputs, _ = as_inputs(frame, "queries").batch([0])
+        assert inputs.dtype == getattr(torch, dtype)
+    mixed = pd.DataFrame({"a": np.array([1], dtype="float32"), "flag": [True]})
+    assert as_inputs(mixed, "queries").batch([0])[0].dtype == torch.float32
+
+
+def test_columns_may_share_a_name_or_have_names_that_are_no_text() -> None:
+    frame = pd.DataFrame([[1, 2, 3, 4]], columns=["a", "a", ("left", 1), 7])
+    assert as_inputs(frame, "queries").raw(0) == {"a": 1, "a (2)": 2, "('left', 1)": 3, "7": 4}
+
+
+def test_the_columns_stay_as_they_were_read() -> None:
+    frame = patients()
+    source = as_inputs(frame, "queries")
+    frame["late"] = [1, 2, 3]
+    frame.columns = list("abcde")
+    assert list(source.raw(0)) == ["age", "dose", "smoker", "visits"]
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (["a", "b", "c"], "str"),
+        (pd.Categorical(["a", "b", "a"]), "category"),
+        (pd.to_datetime(["2020-01-01"] * 3), "datetime64"),
+        ([1, "b", None], "object"),
+        ([1j, 2j, 3j], "complex128"),
+    ],
+)
+def test_columns_without_numbers_are_named(column: object, words: str) -> None:
+    frame = patients().assign(city=column, land=column)
+    for read in (
+        lambda: as_source((frame, [0, 1, 0]), "train_set"),
+        lambda: as_inputs(frame, "train_set"),
+    ):
+        with pytest.raises(DataError) as caught:
+            read()
+        message = str(caught.value)
+        assert message.startswith("train_set: the columns city (")
+        assert f"land ({words}" in message or words == "str"
+        assert "age" not in message
+        assert "Encode them as it does, or leave them out: frame.drop(columns=[...])." in message
+
+
+def test_many_columns_without_numbers_are_not_all_listed() -> None:
+    frame = pd.DataFrame({f"word {i}": ["x"] for i in range(50)})
+    with pytest.raises(DataError, match=r"the columns word 0 \(.*word 19 \(.* and 30 more hold no numbers"):
+        as_inputs(frame, "queries")
+
+
+def test_missing_values_are_refused_with_their_row() -> None:
+    frame = patients()
+    frame.loc[7, "visits"] = pd.NA
+    source = as_inputs(frame, "queries")
+    assert media.show(source.raw(1)).values[-1] == "<NA>"
+    with pytest.raises(DataError, match="queries: example 1 holds NaN"):
+        fit_inputs(source.batch([0, 1, 2])[0], torch.float32, torch.device("cpu"), "queries", 0)
+
+
+def test_a_data_frame_without_targets_is_no_training_set() -> None:
+    with pytest.raises(
+        DataError, match=r"train_set is a DataFrame, with the columns age, dose, smoker, visits; .*"
+    ):
+        as_source(patients(), "train_set")
+    with pytest.raises(DataError, match=r"train_set=\(frame.drop\(columns=\[target\]\), frame\[target\]\)"):
+        as_source(patients(), "train_set")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "float64", "Float64", "bool", "boolean", "uint8"])
+def test_targets_may_be_a_series_of_any_numbers(dtype: str) -> None:
+    targets = pd.Series([0, 1, 0], index=[5, 6, 7]).astype(dtype)
+    assert [int(y) for y in as_source((patients(), targets), "train_set").batch([0, 1])[1]] == [0, 1]
+
+
+def test_targets_that_are_no_numbers_are_refused() -> None:
+    for targets in (pd.Series(["a", "b", "a"]), pd.Series(["a", "b", "a"], dtype="category")):
+        with pytest.raises(DataError, match="expected numbers. Encode labels as integers from 0"):
+            as_source((patients(), targets), "train_set")
+
+
+def test_every_example_of_an_explanation_shows_its_columns() -> None:
+    x, y = blobs()
+    names = ["length", "width", "height", "weight"]
+    frame = pd.DataFrame(x.numpy(), columns=names, index=range(100, 100 + len(x)))
+    model = torch.nn.Linear(4, 3).double()
+    explainer = Explainer(model, (frame, pd.Series(y.numpy()))).fit(progress=False)
+    right = Explainer(model, (x, y)).fit(progress=False)
+    assert torch.equal(explainer.scores(frame[:3]), right.scores(x[:3]))
+    for explanation in (
+        explainer.queries((frame, y)).explain(2),
+        explainer.queries(frame).explain(2),
+        explainer.explain(frame.iloc[2]),
+    ):
+        for shown in (explanation.query.media, *(example.media for example in explanation.examples)):
+            assert isinstance(shown, Row)
+            assert shown.columns == tuple(names)
+        assert explanation.query.media.values[1] == f"{float(x[2, 1]):.4g}"
+
+
+def test_a_row_of_mixed_types_is_a_query() -> None:
+    frame = patients().drop(columns="visits")
+    model = torch.nn.Linear(3, 2)
+    explainer = Explainer(model, (frame, [0, 1, 0]), damping=1.0).fit(progress=False)
+    shown = explainer.explain(frame.iloc[0]).query.media
+    assert shown == Row(columns=("age", "dose", "smoker"), values=("31", "0.25", "True"))
+    with pytest.raises(
+        DataError, match="query holds no numbers in the columns name, city. Encode or drop them"
+    ):
+        explainer.explain(pd.Series({"age": 3, "name": "Ada", "city": "x"}))
+    with pytest.raises(DataError, match=r"query has shape \[1, 3\]; expected one example"):
+        explainer.explain(frame.iloc[[0]])
+
+
+def test_pandas_and_polars_are_not_needed_to_read_arrays() -> None:
+    program = (
+        "import sys; sys.modules['pandas'] = None; sys.modules['polars'] = None\n"
+        "import numpy as np, torch\n"
+        "from relatif_widgets import Explainer\n"
+        "x, y = np.eye(3), [0, 1, 2]\n"
+        "e = Explainer(torch.nn.Linear(3, 3), (x, y)).fit(progress=False)\n"
+        "e.queries(x).explain(1)\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_a_mapping_may_hold_several_values_in_one_column() -> None:
+    source = as_inputs({"tokens": torch.arange(30).reshape(2, 15), "length": torch.tensor([3, 4])}, "queries")
+    shown = media.show(source.raw(0))
+    assert shown == Row(columns=("tokens", "length"), values=("0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …", "3"))
+    words = media.show(
+        {"name": "Ada", "day": pd.Timestamp("2020-01-02"), "few": np.array([1.5, 2]), "none": None}
+    )
+    assert words.values == ("Ada", "2020-01-02 00:00:00", "1.5, 2", "None")

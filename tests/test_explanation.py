@@ -200,9 +200,49 @@ def test_the_frame_has_a_row_for_every_card():
         "predicted": ["9", "4", "9", "4"],
         "probability": [0.9, 0.38, 0.24, 0.9],
         "loss": [0.105, 0.968, 1.427, 0.105],
+        "self_influence": [15.0, 24.0, 3.0, 12.0],
         "method": ["loss_relative"] * 4,
         "damping": [0.01] * 4,
     }
+
+
+def test_a_document_of_version_1_0_still_opens():
+    old = documents.images().to_dict()
+    old["schema_version"] = "1.0"
+    del old["provenance"]["examined"]
+    for example in old["examples"]:
+        del example["self_influence"], example["self_influence_rank"]
+    found = Explanation.from_json(json.dumps(old))
+    assert found.examples == _without_self_influence()
+    assert found.provenance.examined is None
+    assert found.to_frame(k=1)["self_influence"].tolist() == [None, None]
+    assert not found.examples[0].is_global(0, 55000)
+
+
+def test_the_top_percentile_of_self_influence_is_global():
+    found = documents.images().examples
+    assert [example.is_global(0, 55000) for example in found[:4]] == [True, True, False, False]
+    assert not found[1].is_global(0, 30000)  # rank 300 of 30,000 is the first outside
+
+
+def test_a_rank_is_looked_up_in_the_whole_table():
+    found = documents.images()
+    panel = found.panel("9")
+    listed = found.top("9", method="influence", damping=0.01, k=20)
+    assert [
+        found.rank_of(panel, example.index, method="influence", damping=0.01) for example, _ in listed
+    ] == [1, 2, 3, 4]
+    assert found.rank_of(panel, 1995, method="influence", damping=0.01) is None
+
+
+def test_an_example_left_out_makes_room_for_the_next():
+    found = documents.images()
+    rest = found.without(24446, 3)
+    assert [example.index for example, _ in found.top("9", k=4)] == [24446, 22708, 48409, 11422]
+    assert [example.index for example, _ in rest.top("9", k=4)] == [22708, 48409, 11422]
+    assert [score for _, score in rest.top("9", k=4)] == [
+        score for _, score in found.top("9", k=4)[1:]
+    ]
 
 
 def test_the_frame_of_a_regression_holds_targets():
@@ -231,11 +271,22 @@ def test_with_settings_moves_only_what_is_given():
 # What a document cannot be
 
 
+def _without_self_influence():
+    return tuple(
+        replace(example, self_influence=(), self_influence_rank=())
+        for example in documents.images().examples
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
         ({"dampings": (0.1, 0.01, 0.001)}, "ascend"),
-        ({"dampings": (0.001, 0.01)}, "3 rows for 2 damping stops"),
+        ({"dampings": (0.001, 0.01)}, "22708 has 3 self-influences for 2 damping stops"),
+        (
+            {"dampings": (0.001, 0.01), "examples": _without_self_influence()},
+            "3 rows for 2 damping stops",
+        ),
         ({"settings": Settings(damping=0.5)}, "settings.damping 0.5 is none of the stops"),
         ({"class_names": ("0", "1")}, "10 probabilities for 2 classes"),
         ({"sprite": None}, "cell 8 is not one of the 0"),
@@ -398,7 +449,7 @@ def test_half_a_character_is_refused(half):
 
 
 def test_documents_say_their_version():
-    assert documents.rows().to_dict()["schema_version"] == SCHEMA_VERSION == "1.0"
+    assert documents.rows().to_dict()["schema_version"] == SCHEMA_VERSION == "1.1"
 
 
 # Saving

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -21,6 +23,8 @@ from relatif_widgets import (
     RelatifError,
 )
 from relatif_widgets.queries import QuerySet
+from relatif_widgets.scoring import Scorer
+from relatif_widgets.views import cells
 
 X, Y = blobs(30, seed=3)
 NAMES = ["bird", "plane", "frog"]
@@ -43,7 +47,11 @@ class Sent(list[dict[str, Any]]):
         widget.send = lambda content, buffers=None: self.append(content)  # type: ignore[method-assign]
 
     def kinds(self) -> list[str]:
-        return [message["kind"] for message in self]
+        """What was sent, but for counts and panels that only follow from it."""
+        return [message["kind"] for message in self if message["kind"] not in ("returned", "similar")]
+
+    def last(self, kind: str) -> dict[str, Any]:
+        return next(message for message in reversed(self) if message["kind"] == kind)
 
 
 def test_it_opens_on_the_first_row_with_the_explainers_damping(widget: ExplanationWidget) -> None:
@@ -116,7 +124,7 @@ def test_the_front_end_gets_the_document_when_it_asks(widget: ExplanationWidget)
     assert sent.kinds() == ["explanation"]
     widget._on_message(widget, {"kind": "ready"}, [])  # a second view
     assert sent.kinds() == ["explanation", "explanation"]
-    document = sent[-1]["document"]
+    document = sent.last("explanation")["document"]
     assert Explanation.from_json(widget.explanation.to_json()).to_dict()["panels"] == document["panels"]
 
 
@@ -270,3 +278,294 @@ def test_traits_link_with_standard_widgets(widget: ExplanationWidget) -> None:
 def test_a_widget_of_a_data_set_explains_raw_rows(explainer: Explainer) -> None:
     data = torch.utils.data.TensorDataset(X, Y)
     assert ExplanationWidget(explainer, data, query=2).explanation.query.label == int(Y[2])
+
+
+# Comparing, selecting, tagging
+
+
+def test_methods_are_compared_in_the_papers_order(widget: ExplanationWidget) -> None:
+    widget.compare = ["nearest", "influence", "nearest"]
+    assert widget.compare == ["nearest", "influence"]
+    widget.k = 3
+    frame = widget.to_frame()
+    panels = list(widget.labels)
+    assert frame["method"].drop_duplicates().tolist() == ["influence", "loss_relative", "nearest"]
+    assert len(frame) == 3 * 3 * len(panels)
+    first = frame[(frame["panel"] == panels[0]) & (frame["method"] == "influence")]
+    right = widget.explanation.top(panels[0], method="influence", k=3)
+    assert first["index"].tolist() == [example.index for example, _ in right]
+    assert first["rank_influence"].tolist() == first["rank"].tolist() == [1, 2, 3]
+    by_loss = [e.index for e, _ in widget.explanation.top(panels[0], method="loss_relative", k=20)]
+    assert first["rank_loss_relative"].tolist() == [by_loss.index(index) + 1 for index in first["index"]]
+    assert "compare=['nearest', 'influence']" in repr(widget)
+    with pytest.raises(ChoiceError, match="Did you mean 'influence'"):
+        widget.compare = ["influnce"]
+
+
+def test_the_frame_has_one_row_for_each_card_with_selection_and_tags(
+    widget: ExplanationWidget, explainer: Explainer
+) -> None:
+    widget.k = 2
+    first = widget.to_frame()
+    index = int(first["index"][0])
+    widget.selection = [index]
+    explainer.tags.add(index, "outlier")
+    frame = widget.to_frame()
+    assert frame["query"].unique().tolist() == ["test #0"]
+    assert frame["index"].tolist() == first["index"].tolist()
+    assert frame["selected"].tolist() == [i == index for i in frame["index"]]
+    assert frame["tags"].tolist() == [("outlier",) if i == index else () for i in frame["index"]]
+    assert "rank_loss_relative" not in frame
+    explainer.tags.clear()
+
+
+def test_selection_goes_both_ways_and_outlives_the_query(
+    widget: ExplanationWidget, explainer: Explainer
+) -> None:
+    seen: list[list[int]] = []
+    widget.observe(lambda change: seen.append(change["new"]), "selection")
+    widget.set_state({"selection": [7, 3]})  # as the browser does
+    assert seen == [[7, 3]]
+    widget.query = 4
+    selected = widget.selected()
+    assert selected["index"].tolist() == [7, 3]
+    assert selected["label"].tolist() == explainer.examples([7, 3])["label"].tolist()
+    assert selected.columns[-1] == "tags"
+    with pytest.raises(ChoiceError, match="Training example 40 does not exist; expected 0 to 39"):
+        widget.selection = [40]
+    assert widget.selection == [7, 3]
+
+
+def test_tags_are_the_explainers_and_reach_every_widget(
+    widget: ExplanationWidget, explainer: Explainer
+) -> None:
+    other = ExplanationWidget(explainer, (X, Y))
+    widget.set_state({"tags": {"7": ["mislabelled", " new one "]}})  # as the browser does
+    assert explainer.tags.value == other.tags == widget.tags == {7: ["mislabelled", "new one"]}
+    assert widget.tagged()["index"].tolist() == [7]
+    explainer.tags.add(2, "fine")
+    assert widget.tags == {2: ["fine"], 7: ["mislabelled", "new one"]}
+    again = ExplanationWidget(explainer, (X, Y))  # the cell, run again
+    assert again.tags == widget.tags
+    other.close()
+    explainer.tags.clear()
+    assert widget.tags == again.tags == {}
+    with pytest.raises(ChoiceError, match="Training example 99 does not exist"):
+        widget.tags = {99: ["fine"]}
+
+
+def test_more_like_this_is_a_panel_of_its_own(widget: ExplanationWidget, explainer: Explainer) -> None:
+    widget.wait()
+    sent = Sent(widget)
+    widget.like = 7
+    widget.wait()
+    assert sent.last("similar")["index"] == 7
+    right = explainer.more_like(7)
+    assert sent.last("similar")["document"]["panels"] == right.to_dict()["panels"]
+    frame = widget.to_frame()
+    found = frame[frame["panel"] == "more like #7"]
+    assert found["index"].tolist() == [example.index for example, _ in right.top(right.labels[0])]
+    assert found["query"].unique().tolist() == ["training example #7"]
+    widget.like = None
+    assert "more like #7" not in widget.to_frame()["panel"].tolist()
+    assert widget.explanation.query.index == 0
+
+
+def test_cards_are_counted_over_the_prepared_queries(widget: ExplanationWidget, explainer: Explainer) -> None:
+    sent = Sent(widget)
+    found: list[set[int]] = []
+    for row in range(4):
+        widget.query = row
+        shown = widget.explanation
+        found.append({example.index for label in shown.labels for example, _ in shown.top(label, k=5)})
+    returned = sent.last("returned")
+    assert returned["of"] == 4
+    right = {index: sum(index in cards for cards in found) for index in found[3]}
+    counts = returned["counts"]["loss_relative"]
+    assert {index: counts[index] for index in found[3]} == right
+    widget.k = 1
+    assert sent.last("returned")["counts"]["loss_relative"] != counts
+
+
+def test_going_back_to_a_query_prepares_nothing_and_finds_its_panels(
+    widget: ExplanationWidget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widget.labels = ["frog", "plane"]
+    widget.wait()
+    widget.query = 5
+    widget.wait()
+    monkeypatch.setattr(QuerySet, "explain", None)
+    sent = Sent(widget)
+    widget.query = 0
+    assert (widget.labels, widget.status) == (["frog", "plane"], "ready")
+    assert sent.last("explanation")["document"]["query"]["index"] == 0
+
+
+def test_a_larger_picture_comes_on_request(widget: ExplanationWidget, explainer: Explainer) -> None:
+    sent = Sent(widget)
+    widget._send_detail({"kind": "detail", "index": 3})
+    assert (sent[0]["kind"], sent[0]["index"]) == ("detail", 3)
+    assert sent[0]["media"]["values"] == explainer.show(3).values  # type: ignore[union-attr]
+    widget._send_detail({"kind": "detail", "index": 99})
+    assert "Training example 99 does not exist" in sent[1]["message"]
+
+
+# Cancelling
+
+
+def test_cancel_before_anything_is_ranked_goes_back_to_what_was_there(
+    widget: ExplanationWidget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widget.wait()
+    labels = widget.labels
+    started = threading.Event()
+
+    def endless(self: QuerySet, *args: Any, progress: Any = None, **options: Any) -> Explanation:
+        started.set()
+        while True:
+            time.sleep(0.005)
+            progress(0.1)
+
+    monkeypatch.setattr(QuerySet, "explain", endless)
+    widget.query = 9
+    assert started.wait(5)
+    widget._on_message(widget, {"kind": "cancel"}, [])
+    assert widget._settled.wait(5)
+    assert str(widget._failure) == "The preparation of test #9 was cancelled."
+    assert (widget.query, widget.labels, widget.status, widget.message) == (0, labels, "ready", "Cancelled.")
+    monkeypatch.undo()
+    assert widget.explanation.query.index == 0
+    widget.query = 9
+    assert widget.explanation.query.index == 9
+
+
+def test_cancel_on_the_way_keeps_what_is_ranked_and_marks_it(
+    widget: ExplanationWidget, explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Scorer.influence
+
+    def in_parts(self: Scorer, gradients: Any, dampings: Any, progress: Any) -> Any:
+        for whole, scores in plain(self, gradients, dampings, lambda done: None):
+            for start in range(whole.start, whole.stop, 8):
+                stop = min(start + 8, whole.stop)
+                yield slice(start, stop), scores[..., start - whole.start : stop - whole.start]
+                if start == 16:
+                    widget.cancel()
+                progress(stop / self.index.count)
+
+    monkeypatch.setattr(Scorer, "influence", in_parts)
+    widget.wait()
+    found = widget.explanation
+    assert found.provenance.examined == 24
+    assert widget.message == "Cancelled: ranks the first 24 of 40 training examples."
+    scores = explainer.scores(X[:1], [found.labels[0]])[0, :24]
+    assert [e.index for e, _ in found.top(found.labels[0], k=5)] == scores.topk(5).indices.tolist()
+    monkeypatch.undo()
+    widget._on_message(widget, {"kind": "resume"}, [])
+    whole = widget.explanation
+    assert whole.provenance.examined is None
+    right = explainer.top_k(X[:1], [whole.labels[0]], k=5)
+    assert [e.index for e, _ in whole.top(whole.labels[0], k=5)] == right.indices[0].tolist()
+    assert (widget.status, widget.message) == ("ready", "")
+
+
+# Letting go
+
+
+def test_a_closed_widget_holds_on_to_nothing(explainer: Explainer) -> None:
+    test_set = torch.utils.data.TensorDataset(X, Y)
+    widget = ExplanationWidget(explainer, test_set)
+    widget.wait()
+    widget.close()
+    held = weakref.ref(test_set)
+    del test_set
+    gc.collect()
+    assert held() is None
+    for ask in (widget.selected, widget.tagged, widget.to_frame, widget.wait, widget.check):
+        with pytest.raises(RelatifError, match="This widget is closed"):
+            ask()
+    widget.close()  # twice is once
+
+
+def test_running_a_cell_again_closes_what_its_last_run_made(
+    explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = ["cell a", "run 1", ()]
+    monkeypatch.setattr(cells, "_running", lambda: tuple(now))
+    first, second = ExplanationWidget(explainer, (X, Y)), ExplanationWidget(explainer, (X, Y))
+    now[:2] = ["cell b", "run 2"]
+    elsewhere = ExplanationWidget(explainer, (X, Y))
+    assert [first._closed, second._closed] == [False, False]
+    now[:2] = ["cell a", "run 3"]
+    again = ExplanationWidget(explainer, (X, Y))
+    assert (first._closed, second._closed, elsewhere._closed, again._closed) == (True, True, False, False)
+    now[:] = ["cell c", "run 4", ("cell b",)]  # its cell was deleted
+    ExplanationWidget(explainer, (X, Y))
+    assert elsewhere._closed
+
+
+def test_twenty_runs_leave_no_model_and_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    models: list[weakref.ref[Any]] = []
+    before = threading.active_count()
+    output = []  # a notebook's history
+    for run in range(20):
+        monkeypatch.setattr(cells, "_running", lambda run=run: ("cell", f"run {run}", ()))
+        model = mlp()
+        models.append(weakref.ref(model))
+        widget = ExplanationWidget(Explainer(model, blobs(), class_names=NAMES).fit(progress=False), (X, Y))
+        widget.wait()
+        output.append(widget)
+    del model
+    gc.collect()
+    assert sum(model() is not None for model in models) <= 1
+    assert threading.active_count() <= before + 1
+
+
+# Checking by retraining
+
+
+def test_a_check_compares_the_change_with_what_influence_predicts(
+    widget: ExplanationWidget, explainer: Explainer
+) -> None:
+    linear = Explainer(mlp(), blobs(), parameters=["2.weight", "2.bias"], class_names=NAMES, damping=0.1).fit(
+        progress=False
+    )
+    widget = ExplanationWidget(linear, (X, Y), labels=["bird", "frog"])
+    assert widget.can_check
+    widget.wait()
+    sent = Sent(widget)
+    widget._send_check({"indices": [4, 9]})
+    check = sent.last("check")["check"]
+    right = linear.scores(X[:1].repeat(2, 1), ["bird", "frog"], method="influence")[:, [4, 9]].sum(1) / 40
+    assert check["predicted"] == pytest.approx(right.tolist(), rel=1e-9)
+    assert check["actual"] == pytest.approx(check["predicted"], rel=0.3)
+    widget.selection = [4]
+    found = widget.check()
+    assert found.removed == (4,)
+    frame = widget.checks()
+    assert frame["query"].tolist() == ["test #0"] * 4
+    assert frame["actual"].tolist() == [*check["actual"], *found.actual]
+    widget.selection = []
+    with pytest.raises(ChoiceError, match="Nothing is selected"):
+        widget.check()
+    with pytest.raises(ChoiceError, match="Training example 40 does not exist"):
+        widget.check(40)
+
+
+def test_without_an_exact_refit_a_check_needs_a_retraining(explainer: Explainer) -> None:
+    widget = ExplanationWidget(explainer, (X, Y))
+    assert not widget.can_check  # all parameters of an MLP
+    with pytest.raises(ChoiceError, match=r"pass ExplanationWidget\(..., retrain=callable"):
+        widget.check(3)
+    with pytest.raises(ChoiceError, match="retrain='again'; expected a callable"):
+        ExplanationWidget(explainer, (X, Y), retrain="again")  # type: ignore[arg-type]
+    asked: list[list[int]] = []
+
+    def retrain(removed: list[int]) -> torch.nn.Module:
+        asked.append(removed)
+        return mlp()
+
+    own = ExplanationWidget(explainer, (X, Y), retrain=retrain)
+    check = own.check([3, 5])
+    assert asked == [[3, 5]]
+    assert check.actual == pytest.approx([0.0] * len(own.labels), abs=1e-12)  # the same model again

@@ -62,6 +62,10 @@ export interface TrainingExample {
   probability: number | null;
   loss: number;
   media: Media;
+  /** By damping stop; empty in documents older than 1.1. */
+  self_influence: number[];
+  /** The place among all training examples by self-influence, 0 the largest. */
+  self_influence_rank: number[];
 }
 
 export interface Ranking {
@@ -90,6 +94,8 @@ export interface Provenance {
   data_fingerprint: string;
   prepare_seconds: number;
   nearest_space: "inputs" | "features";
+  /** The preparation was cut short after so many training examples; null where it ranks all. */
+  examined: number | null;
 }
 
 export interface Settings {
@@ -207,6 +213,8 @@ const readExample: Reader<TrainingExample> = (value, path) => {
     probability: field(fields, path, "probability", nullable(probability)),
     loss: field(fields, path, "loss", finite),
     media: field(fields, path, "media", readMedia),
+    self_influence: optional(fields, path, "self_influence", list(finite), []),
+    self_influence_rank: optional(fields, path, "self_influence_rank", list(count), []),
   };
 };
 
@@ -270,6 +278,7 @@ const readProvenance: Reader<Provenance> = (value, path) => {
       oneOf("inputs", "features"),
       "inputs" as const,
     ),
+    examined: optional(fields, path, "examined", nullable(count), null),
   };
 };
 
@@ -303,6 +312,13 @@ function checkReferences(explanation: Explanation): void {
   if (chances !== 0 && chances !== class_names.length) {
     fail("query", `${chances} probabilities for ${class_names.length} classes`);
   }
+  examples.forEach((example, at) => {
+    for (const values of [example.self_influence, example.self_influence_rank]) {
+      if (values.length !== 0 && values.length !== dampings.length) {
+        fail(`examples.${at}`, `${values.length} self-influences for ${dampings.length} stops`);
+      }
+    }
+  });
   const cells = sprite?.count ?? 0;
   for (const [path, shown] of [
     ["query", query] as const,

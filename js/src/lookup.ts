@@ -50,6 +50,41 @@ export function topCards(
     .slice(0, k);
 }
 
+/** The place, from 1, of an example in the whole table of a method; null where the table has ended. */
+export function rankOf(
+  panel: Panel,
+  setting: { method: Method; sign: Sign; stop: number },
+  position: number,
+): number | null {
+  const all = topCards(panel, { ...setting, k: Number.MAX_SAFE_INTEGER });
+  const at = all.findIndex((one) => one.position === position);
+  return at < 0 ? null : at + 1;
+}
+
+/** Influence I of an example on the panel's label, where a table tells it; I = ℓ · √(self-influence). */
+export function influenceOf(
+  doc: Explanation,
+  panel: Panel,
+  stop: number,
+  position: number,
+): number | null {
+  const found = (method: Method): number | undefined =>
+    topCards(panel, { method, sign: "both", stop, k: Number.MAX_SAFE_INTEGER }).find(
+      (one) => one.position === position,
+    )?.score;
+  const influence = found("influence");
+  if (influence !== undefined) return influence;
+  const relative = found("loss_relative");
+  const own = doc.examples[position]?.self_influence[stop];
+  return relative === undefined || own === undefined ? null : relative * Math.sqrt(own);
+}
+
+/** Whether an example is in the top percentile of self-influence: it may come back for any query. */
+export function isGlobal(doc: Explanation, position: number, stop: number): boolean {
+  const rank = doc.examples[position]?.self_influence_rank[stop];
+  return rank !== undefined && rank < doc.provenance.train_size / 100;
+}
+
 /** The length of the score bar before scaling: the size of a score, or a distance for k-NN. */
 export function extent(method: Method, score: number): number {
   return method === "nearest" ? Math.sqrt(Math.max(0, -score)) : Math.abs(score);

@@ -1,5 +1,6 @@
 /** What the live widget says to the kernel and hears from it, and the traits they share. */
 import {
+  METHODS,
   type Media,
   type Method,
   readMedia,
@@ -31,9 +32,17 @@ export interface Traits {
   query: number;
   labels: string[];
   method: Method;
+  compare: Method[];
   k: number;
   damping: number;
   sign: Sign;
+  /** Training indices. */
+  selection: number[];
+  /** Tags by training index. */
+  tags: Record<string, string[]>;
+  /** The training example whose like are shown. */
+  like: number | null;
+  can_check: boolean;
   status: Status;
   progress: number;
   message: string;
@@ -60,7 +69,13 @@ export interface StripQuestion {
   around: number | null;
 }
 
-export type ToKernel = { kind: "ready" } | ({ kind: "strip"; id: number } & StripQuestion);
+export type ToKernel =
+  | { kind: "ready" }
+  | ({ kind: "strip"; id: number } & StripQuestion)
+  | { kind: "detail"; index: number }
+  | { kind: "check"; indices: number[] }
+  | { kind: "cancel" }
+  | { kind: "resume" };
 
 export interface StripItem {
   index: number;
@@ -96,7 +111,25 @@ export type FromKernel =
   /** The document is still unchecked: `parseExplanation` is its guard. */
   | { kind: "explanation"; document: unknown }
   | { kind: "strip"; id: number; page: StripPage }
+  /** Training examples like one of them; without a document there are none to show. */
+  | { kind: "similar"; index: number | null; document: unknown }
+  | { kind: "returned"; of: number; counts: Returned }
+  | { kind: "detail"; index: number; media: Media }
+  | { kind: "check"; query: number; check: CheckResult | string }
   | { kind: "error"; id: number | null; message: string };
+
+/** For how many prepared queries an example is among the cards, by method and training index. */
+export type Returned = Partial<Record<Method, Record<string, number>>>;
+
+/** The query's loss at each label, before and after training without some examples. */
+export interface CheckResult {
+  removed: number[];
+  labels: string[];
+  before: number[];
+  after: number[];
+  predicted: number[];
+  actual: number[];
+}
 
 /** Check a message; null for one that is not ours to read. Throws where ours is damaged. */
 export function parseMessage(value: unknown): FromKernel | null {
@@ -111,6 +144,33 @@ export function parseMessage(value: unknown): FromKernel | null {
         id: field(fields, "strip", "id", count),
         page: readPage(value, "strip"),
       };
+    case "similar":
+      return {
+        kind: "similar",
+        index: field(fields, "similar", "index", nullable(count)),
+        document: fields.document,
+      };
+    case "returned":
+      return {
+        kind: "returned",
+        of: field(fields, "returned", "of", count),
+        counts: field(fields, "returned", "counts", readReturned),
+      };
+    case "detail":
+      return {
+        kind: "detail",
+        index: field(fields, "detail", "index", count),
+        media: field(fields, "detail", "media", readMedia),
+      };
+    case "check":
+      return {
+        kind: "check",
+        query: field(fields, "check", "query", count),
+        check:
+          typeof fields.error === "string"
+            ? fields.error
+            : field(fields, "check", "check", readCheck),
+      };
     case "error":
       return {
         kind: "error",
@@ -121,6 +181,34 @@ export function parseMessage(value: unknown): FromKernel | null {
       return null;
   }
 }
+
+const readReturned: Reader<Returned> = (value, path) => {
+  const fields = object(value, path);
+  const counts: Returned = {};
+  for (const method of METHODS) {
+    if (!Object.hasOwn(fields, method)) continue;
+    const byIndex = object(fields[method], `${path}.${method}`);
+    counts[method] = Object.fromEntries(
+      Object.keys(byIndex).map((index) => [
+        index,
+        field(byIndex, `${path}.${method}`, index, count),
+      ]),
+    );
+  }
+  return counts;
+};
+
+const readCheck: Reader<CheckResult> = (value, path) => {
+  const fields = object(value, path);
+  return {
+    removed: field(fields, path, "removed", list(count)),
+    labels: field(fields, path, "labels", list(string)),
+    before: field(fields, path, "before", list(finite)),
+    after: field(fields, path, "after", list(finite)),
+    predicted: field(fields, path, "predicted", list(finite)),
+    actual: field(fields, path, "actual", list(finite)),
+  };
+};
 
 const readItem: Reader<StripItem> = (value, path) => {
   const fields = object(value, path);

@@ -12,10 +12,14 @@ export function start(page: Document): (() => void) | null {
     if (!source) throw new Error("This page holds no explanation.");
     const explanation = parseExplanation(readJson(source));
     const view = createView(root, {
-      canPrepare: false,
+      live: false,
       commit: () => {},
       pickQuery: () => {},
       requestStrip: () => {},
+      requestDetail: () => {},
+      check: () => {},
+      cancel: () => {},
+      resume: () => {},
     });
     view.setState(explanation.settings);
     view.setExplanation(explanation);

@@ -8,8 +8,22 @@ import { createView, type ViewState, type ViewStatus } from "./view/view";
 
 type Model = AnyModel<Traits & Record<string, unknown>>;
 
-const STATE = ["method", "k", "damping", "sign", "labels", "query"] as const;
+const STATE = [
+  "method",
+  "compare",
+  "k",
+  "damping",
+  "sign",
+  "labels",
+  "query",
+  "selection",
+  "tags",
+  "like",
+  "can_check",
+] as const;
 const STATUS = ["status", "progress", "message"] as const;
+/** Milliseconds after which a kernel that says nothing is called silent. */
+const PATIENCE = 8000;
 
 function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
   const widget = model as unknown as Model;
@@ -18,19 +32,45 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
   let asked = Math.floor(Math.random() * 2 ** 31) * 1024;
   const owed = new Set<number>();
 
+  let waiting: ReturnType<typeof setTimeout> | undefined;
+  const heard = (): void => {
+    clearTimeout(waiting);
+    waiting = undefined;
+    view.setSilent(false);
+  };
+  /** The kernel owes an answer from now on. */
+  const expect = (): void => {
+    waiting ??= setTimeout(() => view.setSilent(true), PATIENCE);
+  };
+
   const view = createView(el, {
-    canPrepare: true,
+    live: true,
     commit(changed) {
       for (const [name, value] of Object.entries(changed)) widget.set(name, value);
       widget.save_changes();
     },
     pickQuery(index) {
+      if (index === widget.get("query")) return;
       widget.set("query", index);
       widget.save_changes();
+      expect();
     },
     requestStrip(question) {
       owed.add(++asked);
       send({ kind: "strip", id: asked, ...question });
+      expect();
+    },
+    requestDetail(index) {
+      send({ kind: "detail", index });
+    },
+    check(indices) {
+      send({ kind: "check", indices });
+    },
+    cancel() {
+      send({ kind: "cancel" });
+    },
+    resume() {
+      send({ kind: "resume" });
     },
   });
 
@@ -41,6 +81,11 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
     sign: widget.get("sign"),
     labels: widget.get("labels"),
     query: widget.get("query"),
+    compare: widget.get("compare") ?? [],
+    selection: widget.get("selection") ?? [],
+    tags: widget.get("tags") ?? {},
+    like: widget.get("like") ?? null,
+    can_check: widget.get("can_check") ?? false,
   });
   const status = (): ViewStatus => ({
     status: widget.get("status"),
@@ -55,13 +100,26 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
     });
 
   const onState = (): void => view.setState(state());
-  const onStatus = (): void => view.setStatus(status());
+  const onStatus = (): void => {
+    heard();
+    view.setStatus(status());
+  };
   const onMessage = (content: unknown): void => {
     try {
       const message = parseMessage(content);
       if (!message) return;
+      heard();
       if (message.kind === "explanation") {
         view.setExplanation(parseExplanation(message.document));
+      } else if (message.kind === "similar") {
+        const { document: found, index } = message;
+        view.setSimilar(found == null ? null : parseExplanation(found), index);
+      } else if (message.kind === "returned") {
+        view.setReturned(message.of, message.counts);
+      } else if (message.kind === "detail") {
+        view.setDetail(message.index, message.media);
+      } else if (message.kind === "check") {
+        view.setCheck(message.query, message.check);
       } else if (message.kind === "strip") {
         if (owed.delete(message.id)) view.setStrip(message.page);
       } else if (message.id === null) {
@@ -89,6 +147,7 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
     for (const name of STATE) model.off(`change:${name}`, onState);
     for (const name of STATUS) model.off(`change:${name}`, onStatus);
     model.off("msg:custom", onMessage);
+    clearTimeout(waiting);
     view.dispose();
   };
 }

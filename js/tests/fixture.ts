@@ -57,6 +57,9 @@ export function fixture(): Explanation {
       probability: 0.25 * (at + 1),
       loss: 0.5,
       media: { kind: "cell", cell: at + 1 } as const,
+      // Example 11 is the one that the model leans on: rank 0 of 4,000, from the second stop 50.
+      self_influence: [4, 2.25, 1].map((value) => value / (at === 1 ? 0.25 : 1)),
+      self_influence_rank: at === 1 ? [0, 50, 50] : [40 + at, 900, 900],
     })),
     sprite: { mime: "image/png", data: PIXEL, width: 4, height: 4, columns: 3, count: 5 },
     settings: { method: "loss_relative", sign: "positive", k: 2, damping: 0.001 },
@@ -73,6 +76,7 @@ export function fixture(): Explanation {
       data_fingerprint: "b",
       prepare_seconds: 0.31,
       nearest_space: "inputs",
+      examined: null,
     },
   };
 }

@@ -10,14 +10,22 @@ HTMLCanvasElement.prototype.getContext = (() => null) as never;
 export interface Page {
   root: HTMLElement;
   view: View;
-  host: { [K in "commit" | "pickQuery" | "requestStrip"]: ReturnType<typeof vi.fn> };
+  host: { [K in Exclude<keyof Callbacks, "live">]: ReturnType<typeof vi.fn> };
 }
 
-export function open(doc: Explanation | null, canPrepare = true): Page {
+export function open(doc: Explanation | null, live = true): Page {
   document.body.replaceChildren();
   const root = document.body.appendChild(document.createElement("main"));
-  const host = { commit: vi.fn(), pickQuery: vi.fn(), requestStrip: vi.fn() };
-  const view = createView(root, { ...host, canPrepare } satisfies Callbacks);
+  const host = {
+    commit: vi.fn(),
+    pickQuery: vi.fn(),
+    requestStrip: vi.fn(),
+    requestDetail: vi.fn(),
+    check: vi.fn(),
+    cancel: vi.fn(),
+    resume: vi.fn(),
+  };
+  const view = createView(root, { ...host, live } satisfies Callbacks);
   if (doc) {
     view.setState(doc.settings);
     view.setExplanation(doc);

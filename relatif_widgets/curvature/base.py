@@ -22,6 +22,42 @@ from ..objective import Objective
 from ..rows import Rows
 
 
+def eigh(
+    matrix: Float[Tensor, "*batch dim dim"],
+) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch dim dim"]]:
+    """Eigenvalues and eigenvectors of symmetric matrices, those of zero rows first, the others ascending.
+
+    Rows that are all zero (pixels that are always black, words that never occur) are left out of the
+    work. LAPACK's divide and conquer now and then does not converge on matrices of low rank;
+    on a multiple of the same matrix, rounded otherwise, it does.
+
+    Raises:
+        ModelError: It never converged.
+    """
+    if matrix.dim() == 2:
+        used = matrix.any(dim=1)
+        idle = int((~used).sum())
+        if idle:
+            values = torch.zeros(len(matrix), dtype=matrix.dtype, device=matrix.device)
+            vectors = torch.zeros_like(matrix)
+            rows = torch.nonzero(used)[:, 0]
+            vectors[~used, torch.arange(idle, device=matrix.device)] = 1
+            if len(rows):
+                columns = torch.arange(idle, len(matrix), device=matrix.device)
+                values[idle:], vectors[rows[:, None], columns] = eigh(matrix[rows[:, None], rows])
+            return values, vectors
+    for scale in (1.0, 1e3, 0.1, 7.0):
+        try:
+            values, vectors = torch.linalg.eigh(matrix * scale if scale != 1 else matrix)
+        except RuntimeError:  # LinAlgError
+            continue
+        return values / scale, vectors
+    raise ModelError(
+        f"The eigendecomposition of a {matrix.shape[-1]:,}×{matrix.shape[-1]:,} curvature did not converge. "
+        "Scale the inputs to about 1, or choose another curvature."
+    )
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a curvature is fitted to.

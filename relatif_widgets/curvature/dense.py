@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..gradients import GradientBatch, loss_hessian
 from ..objective import Objective
-from .base import Columns, Eigenbasis, OnePass, Setting
+from .base import Columns, Eigenbasis, OnePass, Setting, eigh
 
 
 class Dense(OnePass):
@@ -57,7 +57,7 @@ class Dense(OnePass):
         In float64 even for float32 models: a float32 `eigh` is off by about 1e-7 of
         the largest eigenvalue, which is not small beside a damping of 1e-3.
         """
-        eigenvalues, vectors = torch.linalg.eigh(matrix)
+        eigenvalues, vectors = eigh(matrix)
         return eigenvalues, vectors
 
     def working_memory(self, size: int) -> int:

@@ -27,7 +27,7 @@ from ..gradients import GradientBatch, Plan
 from ..layers import Layer
 from ..objective import Objective
 from ..rows import Outer, Part, Rows
-from .base import Eigenbasis, Rotation, Setting
+from .base import Eigenbasis, Rotation, Setting, eigh
 from .dense import layer_positions
 from .labels import FisherLabels, Labels
 
@@ -180,15 +180,15 @@ class Kronecker(ABC):
             return
         self._eigenvalues, factors = [], []
         for slopes, inputs in self._factors:
-            s, slope_vectors = torch.linalg.eigh(slopes / self._count)
-            a, input_vectors = torch.linalg.eigh(inputs / self._count)
+            s, slope_vectors = eigh(slopes / self._count)
+            a, input_vectors = eigh(inputs / self._count)
             self._eigenvalues.append((s.clamp(min=0)[:, :, None] * a.clamp(min=0)[:, None, :]).flatten())
             factors.append((slope_vectors.to(self._dtype), input_vectors.to(self._dtype)))
         del self._factors
         vectors: list[Tensor | None] = []
         for block, total in zip(self._blocks, self._block_sums, strict=True):
             if block.exact:
-                values, columns = torch.linalg.eigh(total / self._count)
+                values, columns = eigh(total / self._count)
                 vectors.append(columns.to(self._dtype))
             else:
                 values = total / self._count

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..data import map_tensors
 from ..errors import ChoiceError
 from ..gradients import GradientBatch, Plan
-from .base import Columns, Eigenbasis, Rotation, Setting
+from .base import Columns, Eigenbasis, Rotation, Setting, eigh
 from .labels import FisherLabels, Labels
 
 RANK = 1024
@@ -192,7 +192,7 @@ class LowRank:
         block, product = self._block.double(), self._product.double().div_(self._count)
         del self._block, self._product
         core = block.T @ product
-        values, vectors = torch.linalg.eigh((core + core.T) / 2)
+        values, vectors = eigh((core + core.T) / 2)
         # The sums are right to about eps of the largest eigenvalue; what is below is noise.
         noise = 10 * torch.finfo(dtype).eps * float(values.abs().max())
         good = values > noise

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anywidget
 import traitlets
 
-from ..errors import ChoiceError, RelatifError, one_of
-from ..explanation import METHODS, SIGNS, TOP, Explanation
+from ..errors import Cancelled, ChoiceError, RelatifError, one_of
+from ..explanation import METHODS, SIGNS, TOP, Explanation, Method
+from ..tags import Tags, as_indices
+from . import cells
+from .session import Session
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STATIC = Path(__file__).parent.parent / "static"
 STRIP_LIMIT = 200
@@ -25,6 +31,12 @@ STRIP_LIMIT = 200
 
 if not (STATIC / "widget.js").is_file():
     raise RelatifError("The front end is not built: run `make setup` in the checkout, or install a wheel.")
+
+
+class Check(Protocol):
+    """What became of a query's loss on removing some training examples."""
+
+    def to_frame(self) -> pd.DataFrame: ...
 
 
 class Queries(Protocol):
@@ -49,33 +61,66 @@ class Queries(Protocol):
 
     def page(self, wanted: Any, offset: int, count: int, *, around: int | None = None) -> Any: ...
 
+    def check(
+        self, row: int, removed: Sequence[int], labels: Sequence[str], *, retrain: Any, damping: float
+    ) -> Any: ...
+
 
 class Attachable(Protocol):
-    """What can be asked about a test set: a fitted `Explainer`."""
+    """What can be asked about a model and its training set: a fitted `Explainer`."""
 
-    def queries(self, test_set: Any) -> Any: ...
+    @property
+    def tags(self) -> Tags: ...
+
+    @property
+    def train_size(self) -> int: ...
+
+    @property
+    def can_refit(self) -> bool: ...
+
+    def queries(self, test_set: Any, *, default_labels: Any, close_margin: float) -> Any: ...
+
+    def examples(self, indices: Sequence[int]) -> pd.DataFrame: ...
+
+    def show(self, index: int) -> Any: ...
+
+    def more_like(
+        self, index: int, *, damping: float | None, progress: Callable[[float], None] | None
+    ) -> Explanation: ...
 
 
 class ExplanationWidget(anywidget.AnyWidget):
-    """The training examples behind a prediction, to look at and slide through.
+    """The training examples behind a prediction, to look at, slide through, compare, tag and check.
 
     Args:
-        explainer: A fitted `Explainer`.
+        explainer: A fitted `Explainer`. Tags are kept on it, so that they outlive the widget.
         test_set: The examples to explain, like the training set: a data set of
             (input, target) or a pair of arrays; or inputs alone, without true labels.
         query: Row of the test set to open with.
-        labels: Names or indices of the labels to open with; by default the prediction, and
-            the runner-up beside it where the call is close or wrong.
+        labels: Names or indices of the labels to open with; by default what `default_labels` says.
         method, k, damping, sign: Where the controls stand at first.
+        compare: Methods to show in rows under `method`, such as ["influence"]; none by default.
+        default_labels: Which labels a query opens with. "auto": the prediction, and beside it
+            the true label where the prediction is wrong, or the runner-up where the two largest
+            probabilities are within `close_margin`. "predicted", "true" or "top2": always so.
+            Or a callable (row) -> labels.
+        close_margin: Below which difference of the two largest probabilities a call is close.
+        retrain: Called with the training indices to leave out, returns the model trained
+            without them, so that "check by retraining" can compare. None: the explainer's own
+            exact `refit` where the model is linear in its scored parameters, else no check.
 
     Raises:
         RelatifError: One of its kinds: the explainer is not fitted, or an
             argument names nothing.
 
-    Setting a trait from Python redraws; `observe` follows what the user does.
+    Setting a trait from Python redraws; `observe` follows what the user does:
+    `widget.observe(lambda change: print(change.new), "selection")`.
+
+    Running a notebook cell again closes the widgets that its last run made.
     """
 
-    _wanted = 0  # counts requests: a preparation that is no longer the newest stops
+    _closed = False
+    _tags: Any = None  # the link to the explainer's
     _esm = STATIC / "widget.js"
     _css = STATIC / "widget.css"
 
@@ -88,11 +133,33 @@ class ExplanationWidget(anywidget.AnyWidget):
         "loss_relative",
         help='"influence", "theta_relative", "loss_relative" or "nearest"; default "loss_relative".',
     ).tag(sync=True)
-    k = traitlets.Int(5, help="Cards per panel; int from 1 to 20, default 5.").tag(sync=True)
+    compare = traitlets.List(
+        traitlets.Unicode(), help="Methods in rows beside `method`; list of str, default none."
+    ).tag(sync=True)
+    k = traitlets.Int(5, help="Cards per row; int from 1 to 20, default 5.").tag(sync=True)
     damping = traitlets.Float(help="λ in (H + λI); float > 0, default the explainer's.").tag(sync=True)
     sign = traitlets.Unicode("positive", help='"positive", "negative" or "both"; default "positive".').tag(
         sync=True
     )
+    selection = traitlets.List(
+        traitlets.Int(), help="Training indices that are selected, in that order; list of int, default none."
+    ).tag(sync=True)
+    tags = traitlets.Dict(
+        key_trait=traitlets.Int(),
+        value_trait=traitlets.List(traitlets.Unicode()),
+        help="Training index -> its tags; dict of int to list of str, shared with `explainer.tags`.",
+    ).tag(
+        sync=True,
+        from_json=lambda value, widget: {int(index): list(tags) for index, tags in value.items()},
+    )
+    like = traitlets.Int(
+        None,
+        allow_none=True,
+        help="Training index whose like are shown in a panel; int or None, default None.",
+    ).tag(sync=True)
+    can_check = traitlets.Bool(
+        False, help="Whether check by retraining is on offer; read-only in practice."
+    ).tag(sync=True)
     status = traitlets.Enum(
         ["idle", "preparing", "ready", "error"],
         "idle",
@@ -109,17 +176,33 @@ class ExplanationWidget(anywidget.AnyWidget):
         query: int = 0,
         labels: Sequence[str | int] | None = None,
         method: str = "loss_relative",
+        compare: Sequence[str] = (),
         k: int = 5,
         damping: float | None = None,
         sign: str = "positive",
+        default_labels: Any = "auto",
+        close_margin: float = 0.2,
+        retrain: Callable[[list[int]], Any] | None = None,
     ) -> None:
         if not hasattr(explainer, "queries"):
             raise ChoiceError(
                 f"explainer is {type(explainer).__name__}; expected a fitted Explainer: "
                 "ExplanationWidget(Explainer(model, train_set).fit(), test_set)."
             )
-        self._queries: Queries = explainer.queries(test_set)
-        self._explanation: Explanation | None = None
+        if retrain is not None and not callable(retrain):
+            raise ChoiceError(
+                f"retrain={retrain!r}; expected a callable (removed_indices) -> model, or None for the exact refit."
+            )
+        self._queries: Queries = explainer.queries(
+            test_set, default_labels=default_labels, close_margin=close_margin
+        )
+        self._explainer: Attachable = explainer
+        self._retrain = retrain
+        self._session = Session()
+        self._wanted = 0  # counts requests: a preparation that is no longer the newest stops
+        self._cancelled = 0  # the request up to which the user wants no more
+        self._explanation: Explanation | None = None  # on display
+        self._similar: Explanation | None = None  # on display beside it
         self._request: _Request | None = None  # what is being prepared
         self._failure: Exception | None = None  # why the last preparation ended
         self._worker: threading.Thread | None = None
@@ -130,17 +213,40 @@ class ExplanationWidget(anywidget.AnyWidget):
             query=query,
             labels=[self._name(label) for label in ([labels] if isinstance(labels, str) else labels or [])],
             method=method,
+            compare=[compare] if isinstance(compare, str) else list(compare),
             k=k,
             damping=self._queries.damping if damping is None else damping,
             sign=sign,
+            tags=explainer.tags.value,
+            can_check=retrain is not None or explainer.can_refit,
         )
+        self._tags = traitlets.link((explainer.tags, "value"), (self, "tags"))
         self.observe(self._on_query, "query")
-        self.observe(self._on_need, ["labels", "damping"])
+        self.observe(self._on_need, ["labels", "damping", "like"])
+        self.observe(self._on_setting, ["method", "compare", "k", "damping", "sign"])
         self.on_msg(self._on_message)
+        cells.supersede(self)
 
     def close(self) -> None:
-        """Take the widget off every page; a preparation that still runs stops."""
-        self._wanted += 1
+        """Take the widget off every page; a preparation that still runs stops, and nothing is kept alive."""
+        if not hasattr(self, "_guard"):
+            super().close()
+            return  # refused by __init__
+        with self._guard:
+            self._wanted += 1
+            if not self._closed:
+                self._closed = True
+                if self._tags is not None:
+                    self._tags.unlink()
+                    self._tags = None
+                self._request = self._explanation = self._similar = None
+                self._session = Session()
+                self._failure = RelatifError(
+                    "This widget is closed: close() was called, or its cell ran again. Make a new one."
+                )
+                # Notebooks remember every output: what it shows must not hold on to model and data.
+                del self._queries, self._explainer, self._retrain
+                self._settled.set()
         super().close()
 
     @property
@@ -152,10 +258,114 @@ class ExplanationWidget(anywidget.AnyWidget):
         """
         self.wait()
         assert self._explanation is not None
-        shown = self._explanation.with_panels(self.labels)
-        # Under the identity the one stop stands for every damping.
-        damping = shown.dampings[shown.stop_at(self.damping) or 0]
-        return shown.with_settings(method=self.method, k=self.k, damping=damping, sign=self.sign)
+        return self._at_settings(self._explanation.with_panels(self.labels))
+
+    def selected(self) -> pd.DataFrame:
+        """The selected training examples, a line each.
+
+        Returns:
+            index, label, predicted, probability (of the training label), loss, self_influence
+            (at the explainer's default damping) and tags, in the order of selection.
+        """
+        explainer = self._open()
+        frame = explainer.examples(self.selection)
+        frame["tags"] = [explainer.tags[index] for index in self.selection]
+        return frame
+
+    def tagged(self) -> pd.DataFrame:
+        """The tagged training examples by index, with the columns of `selected`.
+
+        `explainer.tags` holds them, writes them (`to_csv`, `to_json`) and reads them (`load`).
+        """
+        return self._open().tags.to_frame()
+
+    def to_frame(self) -> pd.DataFrame:
+        """Everything shown, one row per card.
+
+        Returns:
+            The query's name, then the columns of `Explanation.to_frame` for every panel and method
+            on display (`method` first, then the compared ones), then rank_<method> for each method
+            where several are compared (None where a table has ended), selected and tags. Cards of
+            "more like this" are in a panel of that name.
+        """
+        import pandas as pd
+
+        shown = [self.explanation]
+        if self._similar is not None and self.like is not None:
+            similar = self._at_settings(self._similar)
+            panel = replace(similar.panels[0], name=f"more like #{self.like}")
+            shown.append(replace(similar, panels=(panel, *similar.panels[1:])))
+        frames = []
+        for explanation in shown:
+            for method in self._methods():
+                frame = explanation.to_frame(method=method)
+                frame.insert(0, "query", explanation.query.name)
+                if len(self._methods()) > 1:
+                    for other in self._methods():
+                        frame[f"rank_{other}"] = pd.array(
+                            [
+                                explanation.rank_of(explanation.panel(panel), index, method=other)
+                                for panel, index in zip(frame["panel"], frame["index"], strict=True)
+                            ],
+                            dtype="Int64",
+                        )
+                frames.append(frame)
+        # All-empty frames have no dtypes to keep.
+        found = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+        found["selected"] = found["index"].isin(self.selection)
+        found["tags"] = [self._open().tags[index] for index in found["index"]]
+        return found
+
+    def check(self, indices: int | Sequence[int] | None = None) -> Any:
+        """Retrain without some training examples and compare with what influence predicts.
+
+        Args:
+            indices: Rows of the training set; None for the selection.
+
+        Returns:
+            The `Check`: the query's loss before and after, at each label on display, and the
+            predicted change, Σ I/n over what was removed.
+
+        Raises:
+            ChoiceError: Nothing is selected, an index is outside, or no retraining is on offer.
+        """
+        queries = self._open_queries()
+        chosen = self.selection if indices is None else as_indices(indices, self._explainer.train_size)
+        if not chosen:
+            raise ChoiceError("Nothing is selected: select cards, or pass indices=[...].")
+        if not self.can_check:
+            raise ChoiceError(
+                "No retraining is on offer: this model is not linear in its scored parameters, so pass "
+                "ExplanationWidget(..., retrain=callable(removed_indices) -> model)."
+            )
+        self.wait()
+        found = queries.check(
+            self.query, list(chosen), list(self.labels), retrain=self._retrain, damping=self.damping
+        )
+        self._session.checks.append((f"test #{self.query}", found))
+        return found
+
+    def checks(self) -> pd.DataFrame:
+        """Every check of this widget so far, a line for each label: query, and the columns of `Check.to_frame`."""
+        import pandas as pd
+
+        frames = []
+        for query, check in self._session.checks:
+            frame = check.to_frame()
+            frame.insert(0, "query", query)
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def cancel(self) -> None:
+        """Stop the preparation that runs; what is ranked already of the training set is kept and marked."""
+        self._cancelled = self._wanted
+
+    def resume(self) -> None:
+        """Prepare what was cut short to its end."""
+        with self._guard:
+            self._session.forget(self.query)
+            self._explanation = None
+        self._ensure()
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until what the traits ask for is prepared.
@@ -164,19 +374,21 @@ class ExplanationWidget(anywidget.AnyWidget):
             timeout: Seconds; None waits as long as it takes.
 
         Raises:
-            RelatifError: The preparation failed; or what the user's own code raised in it.
+            RelatifError: The preparation failed or was cancelled; or what the user's own code raised in it.
             TimeoutError: It took longer.
         """
-        self._ensure()
+        if not self._closed:
+            self._ensure()
         if not self._settled.wait(timeout):
             raise TimeoutError(f"Test example {self.query} was not prepared within {timeout} s.")
         if self._failure is not None:
             raise self._failure
 
     def __repr__(self) -> str:
+        compare = f", compare={self.compare}" if self.compare else ""
         return (
-            f"ExplanationWidget(query={self.query}, labels={self.labels}, method={self.method!r}, k={self.k}, "
-            f"damping={self.damping:g}, sign={self.sign!r})"
+            f"ExplanationWidget(query={self.query}, labels={self.labels}, method={self.method!r}{compare}, "
+            f"k={self.k}, damping={self.damping:g}, sign={self.sign!r})"
         )
 
     # Validation: a wrong value is refused before anything is drawn
@@ -201,6 +413,23 @@ class ExplanationWidget(anywidget.AnyWidget):
     def _valid_method(self, proposal: dict[str, Any]) -> str:
         return str(one_of("method", proposal["value"], METHODS))
 
+    @traitlets.validate("compare")
+    def _valid_compare(self, proposal: dict[str, Any]) -> list[str]:
+        return list(dict.fromkeys(str(one_of("compare", method, METHODS)) for method in proposal["value"]))
+
+    @traitlets.validate("selection")
+    def _valid_selection(self, proposal: dict[str, Any]) -> list[int]:
+        return as_indices(proposal["value"], self._open().train_size)
+
+    @traitlets.validate("tags")
+    def _valid_tags(self, proposal: dict[str, Any]) -> dict[int, list[str]]:
+        return self._open().tags.valid(proposal["value"])
+
+    @traitlets.validate("like")
+    def _valid_like(self, proposal: dict[str, Any]) -> int | None:
+        value = proposal["value"]
+        return None if value is None else as_indices(value, self._open().train_size)[0]
+
     @traitlets.validate("sign")
     def _valid_sign(self, proposal: dict[str, Any]) -> str:
         return str(one_of("sign", proposal["value"], SIGNS))
@@ -224,11 +453,35 @@ class ExplanationWidget(anywidget.AnyWidget):
 
     def _on_query(self, change: dict[str, Any]) -> None:
         with self._guard:
-            self._set_labels(())  # the new query has its own
+            self._set("labels", self._session.labels(self.query))  # a new query has its own
         self._ensure()
 
     def _on_need(self, change: dict[str, Any]) -> None:
+        if change["name"] == "like" and change["new"] is None:
+            self._similar = None
         self._ensure()
+
+    def _on_setting(self, change: dict[str, Any]) -> None:
+        self._send_returned()
+
+    def _open(self) -> Attachable:
+        if self._closed:
+            assert self._failure is not None
+            raise self._failure
+        return self._explainer
+
+    def _open_queries(self) -> Queries:
+        self._open()
+        return self._queries
+
+    def _methods(self) -> list[Method]:
+        chosen = dict.fromkeys([self.method, *self.compare])
+        return [method for method in METHODS if method in chosen]
+
+    def _at_settings(self, shown: Explanation) -> Explanation:
+        # Under the identity the one stop stands for every damping.
+        damping = shown.dampings[shown.stop_at(self.damping) or 0]
+        return shown.with_settings(method=self.method, k=self.k, damping=damping, sign=self.sign)
 
     def _name(self, label: str | int) -> str:
         names = self._queries.class_names
@@ -236,32 +489,38 @@ class ExplanationWidget(anywidget.AnyWidget):
             return str(label)
         return names[label]
 
-    def _set_labels(self, labels: Sequence[str]) -> None:
-        self.unobserve(self._on_need, ["labels", "damping"])
-        self.labels = list(labels)
-        self.observe(self._on_need, ["labels", "damping"])
+    def _set(self, trait: str, value: Any) -> None:
+        """Set what follows from an answer, which is no new question."""
+        needs = ["labels", "damping", "like"]
+        self.unobserve(self._on_need, needs)
+        setattr(self, trait, value)
+        self.observe(self._on_need, needs)
+
+    def _holds(self, found: Explanation | None) -> bool:
+        return found is not None and (len(found.dampings) == 1 or found.stop_at(self.damping) is not None)
 
     def _is_prepared(self) -> bool:
-        found = self._explanation
+        found, similar = self._session.get(self.query), self._session.similar(self.like)
         return (
-            found is not None
-            and found.query.index == self.query
-            and set(self.labels) <= set(found.labels)
-            and (len(found.dampings) == 1 or found.stop_at(self.damping) is not None)
+            self._holds(found)
+            and set(self.labels) <= set(found.labels if found else ())
+            and (self.like is None or self._holds(similar))
         )
 
     def _ensure(self) -> None:
         """Start preparing what the traits ask for, unless it is there or on its way."""
         with self._guard:
-            request = (self.query, tuple(self.labels), self.damping)
-            if self._request == request:
+            request = (self.query, tuple(self.labels), self.damping, self.like)
+            if self._closed or self._request == request:
                 return
             if self._is_prepared():
                 self._wanted += 1  # whatever still runs was for something else
                 self._request = self._failure = None
+                self._display(self._session.get(self.query), self._session.similar(self.like))
                 self._settled.set()
-                if self.status != "ready":
-                    self._report("ready")
+                message = _cut_short(self._explanation)
+                if (self.status, self.message) != ("ready", message):
+                    self._report("ready", message)
                 return
             self._wanted += 1
             ticket = self._wanted
@@ -269,51 +528,102 @@ class ExplanationWidget(anywidget.AnyWidget):
             self._failure = None
             self._settled.clear()
             self._worker = _background(self._prepare, ticket, self._worker, request)
-            self._report("preparing", f"Preparing test #{self.query}…")
+            what = f"test #{self.query}"
+            found = self._session.get(self.query)
+            if (
+                self._holds(found)
+                and self.like is not None
+                and set(self.labels) <= set(found.labels if found else ())
+            ):
+                what = f"what is like #{self.like}"
+            self._report("preparing", f"Preparing {what}…")
             self._worker.start()
 
     def _prepare(self, ticket: int, previous: threading.Thread | None, request: _Request) -> None:
         if previous is not None:
             previous.join()  # it stops at its next progress call
-        query, labels, damping = request
-        shown = self._explanation
-        if labels and shown is not None and shown.query.index == query:
+        query, labels, damping, like = request
+        shown = self._session.get(query)
+        if labels and shown is not None:
             # Panels that were there stay at hand: removing one and adding it again costs nothing.
             labels = tuple(dict.fromkeys([*labels, *shown.labels]))
 
         def progress(fraction: float) -> None:
             if ticket != self._wanted:
                 raise _Superseded
-            self.progress = round(fraction, 3)
+            if ticket <= self._cancelled:
+                raise Cancelled
+            if fraction in (0.0, 1.0) or abs(fraction - self.progress) >= 0.01:
+                self.progress = round(fraction, 3)
 
         try:
             progress(0.0)
-            explanation = self._queries.explain(query, labels or None, damping=damping, progress=progress)
+            queries, explainer = self._open_queries(), self._open()
+            ready = shown is not None and self._holds(shown) and set(labels) <= set(shown.labels)
+            explanation = (
+                shown
+                if ready and shown is not None
+                else queries.explain(query, labels or None, damping=damping, progress=progress)
+            )
+            similar = self._session.similar(like)
+            if like is not None and not self._holds(similar):
+                similar = explainer.more_like(like, damping=damping, progress=progress)
         except _Superseded:
             return
         except Exception as error:  # whatever it is, the person at the widget must read it
-            text = str(error) if isinstance(error, RelatifError) else f"{type(error).__name__}: {error}"
             with self._guard:
                 if ticket == self._wanted:
-                    self._request = None
-                    if shown is not None and shown.query.index == query:
-                        # Back to what is on display, so that asking again is a change.
-                        kept = [label for label in self.labels if label in shown.labels]
-                        self._set_labels(kept or shown.labels)
-                    self._failure = error
-                    self._report("error", text)
-                    self._settled.set()
+                    self._give_up(error)
             return
         with self._guard:
             if ticket != self._wanted:
                 return
-            self._explanation = explanation
             self._request = None
-            self._send_explanation()
+            self._session.keep(query, explanation)
+            if similar is not None and like is not None:
+                self._session.keep_similar(like, similar)
             if not self.labels:
-                self._set_labels(explanation.labels)
-            self._report("ready")
+                self._set("labels", list(explanation.labels))
+            self._display(explanation, similar)
+            self._report("ready", _cut_short(explanation))
             self._settled.set()
+
+    def _give_up(self, error: Exception) -> None:
+        """Back to what is on display, so that asking again is a change."""
+        self._request = None
+        shown = self._explanation
+        cancelled = isinstance(error, Cancelled)
+        if cancelled:
+            self._failure = RelatifError(f"The preparation of test #{self.query} was cancelled.")
+            if shown is not None and shown.query.index is not None and shown.query.index != self.query:
+                self.unobserve(self._on_query, "query")
+                self._set("labels", list(self._session.labels(shown.query.index)))
+                self.query = shown.query.index
+                self.observe(self._on_query, "query")
+        else:
+            self._failure = error
+        if shown is not None and shown.query.index == self.query:
+            kept = [label for label in self.labels if label in shown.labels]
+            self._set("labels", kept or list(shown.labels))
+        if self._similar is None or not self._holds(self._session.similar(self.like)):
+            self._set("like", None)
+            self._similar = None
+        if cancelled:
+            self._report("idle" if shown is None else "ready", "Cancelled.")
+        else:
+            self._report("error", in_words(error))
+        self._settled.set()
+
+    def _display(self, explanation: Explanation | None, similar: Explanation | None) -> None:
+        """Make these what is on display, and tell the browser where that is news."""
+        if explanation is not self._explanation:
+            self._explanation = explanation
+            self._send_explanation()
+        if similar is not self._similar:
+            self._similar = similar
+            self._send_similar()
+        self._session.leave(self.query, self.labels)
+        self._send_returned()
 
     def _report(self, status: str, message: str = "") -> None:
         with self.hold_sync():
@@ -326,16 +636,67 @@ class ExplanationWidget(anywidget.AnyWidget):
 
     def _on_message(self, _: Any, content: Any, buffers: Any) -> None:
         kind = content.get("kind") if isinstance(content, dict) else None
+        if self._closed:
+            return
         if kind == "ready":
             self._ensure()
-            if self.status == "ready":
+            if self._explanation is not None:
                 self._send_explanation()
+                self._send_similar()
+                self._send_returned()
         elif kind == "strip":
             _background(self._send_strip, content).start()
+        elif kind == "detail":
+            _background(self._send_detail, content).start()
+        elif kind == "check":
+            _background(self._send_check, content).start()
+        elif kind == "cancel":
+            self.cancel()
+        elif kind == "resume":
+            self.resume()
 
     def _send_explanation(self) -> None:
-        assert self._explanation is not None
-        self.send({"kind": "explanation", "document": self._explanation.to_dict()})
+        if self._explanation is not None:
+            self.send({"kind": "explanation", "document": self._explanation.to_dict()})
+
+    def _send_similar(self) -> None:
+        document = None if self._similar is None else self._similar.to_dict()
+        self.send({"kind": "similar", "index": self.like, "document": document})
+
+    def _send_returned(self) -> None:
+        """For how many of the queries prepared so far each example on display is among the cards as well."""
+        if self._explanation is None or self._closed:
+            return
+        shown = {
+            example.index
+            for explanation in (self._explanation, self._similar)
+            if explanation is not None
+            for example in explanation.examples
+        }
+        counts = self._session.returned(
+            shown, self._methods(), damping=self.damping, sign=self.sign, k=self.k
+        )
+        self.send({"kind": "returned", "of": len(self._session), "counts": counts})
+
+    def _send_detail(self, request: dict[str, Any]) -> None:
+        """The picture of one training example, larger than its thumbnail."""
+        try:
+            index = int(request["index"])
+            media = self._open().show(index)
+        except Exception as error:
+            self.send({"kind": "error", "id": request.get("id"), "message": in_words(error)})
+            return
+        self.send({"kind": "detail", "id": request.get("id"), "index": index, "media": asdict(media)})
+
+    def _send_check(self, request: dict[str, Any]) -> None:
+        identity = request.get("id")
+        try:
+            indices = [int(index) for index in request["indices"]]
+            found = self.check(indices)
+        except Exception as error:
+            self.send({"kind": "check", "id": identity, "query": self.query, "error": in_words(error)})
+            return
+        self.send({"kind": "check", "id": identity, "query": self.query, "check": asdict(found)})
 
     def _send_strip(self, request: dict[str, Any]) -> None:
         identity = request.get("id")
@@ -351,11 +712,24 @@ class ExplanationWidget(anywidget.AnyWidget):
         self.send({"kind": "strip", "id": identity, **asdict(page)})
 
 
-_Request = tuple[int, tuple[str, ...], float]  # query, labels, damping
+_Request = tuple[int, tuple[str, ...], float, int | None]  # query, labels, damping, like
 
 
 class _Superseded(Exception):
     """A newer request came; this preparation is no longer wanted."""
+
+
+def _cut_short(explanation: Explanation | None) -> str:
+    """What to say of an explanation whose preparation was cancelled on the way; "" of a whole one."""
+    if explanation is None or explanation.provenance.examined is None:
+        return ""
+    part, whole = explanation.provenance.examined, explanation.provenance.train_size
+    return f"Cancelled: ranks the first {part:,} of {whole:,} training examples."
+
+
+def in_words(error: Exception) -> str:
+    """An error as the widget shows it: ours as they are, others with their kind."""
+    return str(error) if isinstance(error, RelatifError) else f"{type(error).__name__}: {error}"
 
 
 def _background(target: Callable[..., None], *args: Any) -> threading.Thread:

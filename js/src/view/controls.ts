@@ -53,6 +53,7 @@ export function createControls(
   k.input.min = "1";
   const damping = slider("damping", "Damping λ: added to every eigenvalue of the curvature");
   damping.input.min = "0";
+  const compare = comparison();
   const mean = el("span", { class: "rw-quiet rw-mean" });
   damping.node.append(mean);
   let dampings: number[] = [];
@@ -64,6 +65,7 @@ export function createControls(
     k.node,
     damping.node,
     sign.node,
+    compare.node,
   );
 
   const changed = (target: EventTarget | null): Commit | null => {
@@ -73,6 +75,8 @@ export function createControls(
       return stop === undefined ? null : { damping: stop };
     }
     if (!(target instanceof HTMLInputElement)) return null;
+    const compared = compare.changed(target);
+    if (compared) return { compare: compared };
     if (target.name === method.name) return { method: target.value as Method };
     if (target.name === sign.name) return { sign: target.value as Sign };
     return null;
@@ -95,7 +99,9 @@ export function createControls(
     draw(state, doc) {
       const nearest = state.method === "nearest";
       method.draw(state.method, null);
-      sign.draw(state.sign, nearest ? `${NO_MODEL} sign.` : null);
+      const alone = nearest && state.compare.every((one) => one === "nearest");
+      sign.draw(state.sign, alone ? `${NO_MODEL} sign.` : null);
+      compare.draw(state.method, state.compare);
 
       const longest = doc ? longestList(doc) : DEFAULT_LONGEST;
       const shown = Math.min(state.k, longest);
@@ -104,7 +110,7 @@ export function createControls(
       dampings = doc?.dampings ?? [];
       const stop = stopOf(dampings, state.damping);
       const value = dampings[stop] ?? state.damping;
-      const idle = nearest
+      const idle = alone
         ? `${NO_MODEL} damping.`
         : doc && dampings.length < 2
           ? "This curvature has one damping stop only."
@@ -115,7 +121,7 @@ export function createControls(
       damping.draw(stop, Math.max(1, dampings.length - 1), text, `damping ${text}`, idle);
 
       const eigenvalue = doc?.provenance.mean_eigenvalue ?? 0;
-      const known = eigenvalue > 0 && !nearest;
+      const known = eigenvalue > 0 && !alone;
       setText(mean, known ? `${ratio(value / eigenvalue)} × mean` : "");
       mean.title = known ? `The mean eigenvalue of the curvature is ${ratio(eigenvalue)}` : "";
     },
@@ -145,6 +151,64 @@ function segments(legend: string, choices: [value: string, text: string, help: s
       }
       node.title = idle ?? "";
       node.classList.toggle("rw-idle", idle !== null);
+    },
+  };
+}
+
+/** A switch, and where it is on the methods to compare the chosen one with. */
+function comparison() {
+  const on = keyed(el("input", { attrs: { type: "checkbox" } }));
+  const boxes = new Map<Method, HTMLInputElement>();
+  const labels = new Map<Method, HTMLElement>();
+  const choices = el(
+    "fieldset",
+    { class: "rw-chips" },
+    el("legend", { class: "rw-sr", text: "Compare with" }),
+  );
+  for (const method of METHODS) {
+    const input = keyed(el("input", { attrs: { type: "checkbox", value: method } }));
+    const label = el(
+      "label",
+      { title: METHOD_HELP[method] },
+      input,
+      el("span", { class: "rw-chip", text: METHOD_TITLES[method] }),
+    );
+    boxes.set(method, input);
+    labels.set(method, label);
+    choices.append(label);
+  }
+  const node = el(
+    "div",
+    { class: "rw-compare" },
+    el(
+      "label",
+      { class: "rw-switch", title: "Show several methods in rows under each other" },
+      on,
+      el("span", { text: "compare" }),
+    ),
+    choices,
+  );
+  let chosen: Method = "loss_relative";
+  return {
+    node,
+    changed(target: HTMLInputElement): Method[] | null {
+      if (target === on) {
+        // The contrast of the paper's Figures 4 and 5.
+        return on.checked ? [chosen === "influence" ? "loss_relative" : "influence"] : [];
+      }
+      if (![...boxes.values()].includes(target)) return null;
+      return METHODS.filter((method) => boxes.get(method)?.checked && method !== chosen);
+    },
+    draw(method: Method, compared: readonly Method[]) {
+      chosen = method;
+      const others = compared.filter((one) => one !== method);
+      on.checked = others.length > 0;
+      choices.hidden = others.length === 0;
+      for (const [one, box] of boxes) {
+        box.checked = others.includes(one);
+        const label = labels.get(one);
+        if (label) label.hidden = one === method;
+      }
     },
   };
 }

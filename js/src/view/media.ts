@@ -1,6 +1,7 @@
 /** What is shown of an example: a thumbnail cut from the sheet, a picture, text or a table row. */
 import type { Media, Sprite } from "../explanation";
-import { el } from "./dom";
+import { el, hush } from "./dom";
+import { differsFrom, sharedSpans } from "./marks";
 
 export interface Sheet {
   /** Paint one cell; at once if the sheet is decoded, else when it is. */
@@ -51,8 +52,20 @@ export function loadSheet(sprite: Sprite | null): Sheet {
   };
 }
 
-/** A node for one example. `alt` says what it is; `rows` limits how much of a table row is shown. */
-export function drawMedia(media: Media, sheet: Sheet, alt: string, rows = 6): HTMLElement {
+export interface Drawing {
+  /** How much of a table row is shown. */
+  rows?: number;
+  /** What to compare with: texts show what they share with it, rows where they differ. */
+  against?: Media | null;
+}
+
+/** A node for one example. `alt` says what it is. */
+export function drawMedia(
+  media: Media,
+  sheet: Sheet,
+  alt: string,
+  { rows = 6, against = null }: Drawing = {},
+): HTMLElement {
   switch (media.kind) {
     case "cell": {
       const canvas = el("canvas", {
@@ -72,13 +85,28 @@ export function drawMedia(media: Media, sheet: Sheet, alt: string, rows = 6): HT
       return image;
     }
     case "text":
-      return el("p", { class: "rw-text", text: media.text, title: media.text });
+      return against?.kind === "text"
+        ? el(
+            "p",
+            { class: "rw-text", title: media.text },
+            ...sharedSpans(media.text, against.text).map(({ text, shared }) =>
+              shared ? el("mark", { text }) : document.createTextNode(text),
+            ),
+          )
+        : el("p", { class: "rw-text", text: media.text, title: media.text });
     case "row": {
       const table = el("dl", { class: "rw-row" });
       media.columns.slice(0, rows).forEach((column, at) => {
         const value = media.values[at] ?? "";
+        const theirs = differsFrom(against, column, value);
+        const title = theirs === null ? value : `${value}; the query has ${theirs}`;
         table.append(
-          el("div", {}, el("dt", { text: column }), el("dd", { text: value, title: value })),
+          el(
+            "div",
+            { class: theirs === null ? "" : "rw-differs" },
+            el("dt", { text: column, title: column }),
+            el("dd", { text: value, title }, theirs === null ? null : hush(" differs")),
+          ),
         );
       });
       const hidden = Math.max(0, media.columns.length - rows) + media.more;

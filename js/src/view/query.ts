@@ -17,7 +17,7 @@ export interface QueryColumn {
 
 export function createQuery(
   signal: AbortSignal,
-  canPrepare: boolean,
+  live: boolean,
   onToggle: (label: string) => void,
 ): QueryColumn {
   const picture = el("div", { class: "rw-query-picture" });
@@ -92,7 +92,7 @@ export function createQuery(
 
   function whyNot(name: string, on: boolean): string | null {
     if (on) return shown.length === 1 ? "The last panel stays" : null;
-    if (canPrepare || (doc && panelNamed(doc, name))) return null;
+    if (live || (doc && panelNamed(doc, name))) return null;
     return "This document holds no panel for this label";
   }
 
@@ -109,7 +109,7 @@ export function createQuery(
       }
       const { query } = next;
       const says = className(next, query.predicted) ?? query.output;
-      picture.replaceChildren(drawMedia(query.media, sheet, query.name, 12));
+      picture.replaceChildren(drawMedia(query.media, sheet, query.name, { rows: 12 }));
       heading.textContent = says === null ? "Why?" : `Why “${says}”?`;
       facts.replaceChildren(...factsOf(next));
     },

@@ -1,18 +1,28 @@
 import type { Method, Sign } from "../explanation";
 import type { Status, StripQuestion } from "../messages";
 
-/** Where the controls stand. */
+/** Where the controls stand, and what the person has marked. */
 export interface ViewState {
   method: Method;
+  /** Methods in rows beside it. */
+  compare: Method[];
   k: number;
   damping: number;
   sign: Sign;
   labels: string[];
   /** The test example asked for; it runs ahead of the document while one is prepared. */
   query: number | null;
+  /** Training indices, in the order of selection. */
+  selection: number[];
+  /** Tags by training index. */
+  tags: Record<string, string[]>;
+  /** The training example whose like are shown. */
+  like: number | null;
+  /** Whether check by retraining is on offer. */
+  can_check: boolean;
 }
 
-export type Commit = Partial<Omit<ViewState, "query">>;
+export type Commit = Partial<Omit<ViewState, "query" | "can_check">>;
 
 export interface ViewStatus {
   status: Status;
@@ -26,6 +36,12 @@ export interface Callbacks {
   commit(changed: Commit): void;
   pickQuery(index: number): void;
   requestStrip(question: StripQuestion): void;
-  /** Whether labels that have no panel yet can be prepared. */
-  readonly canPrepare: boolean;
+  /** A larger picture of a training example. */
+  requestDetail(index: number): void;
+  /** Retrain without these, and compare. */
+  check(indices: number[]): void;
+  cancel(): void;
+  resume(): void;
+  /** Whether there is a kernel to ask: for other labels, tags, checks. */
+  readonly live: boolean;
 }
