@@ -102,6 +102,7 @@ def small(jupyter: JupyterServer) -> str:
 
 def test_the_tutorial_ends_in_a_gallery_that_slides(open_notebook: Open, host: Host) -> None:
     page = open_notebook(TUTORIAL, host=host)
+    page.page.set_viewport_size({"width": 1560, "height": 1100})  # wide enough for two panels side by side
     page.run_all(timeout=180)
     gallery = Gallery(page)
 
@@ -374,7 +375,7 @@ def test_the_keyboard_reaches_every_control(open_notebook: Open, small: str, hos
     before = page.page.evaluate(cells)
     keyboard = page.page.keyboard
 
-    gallery.root.locator("input[value=loss_relative]").focus()
+    gallery.root.locator(".rw-segments input[value=loss_relative]").focus()
     keyboard.press("ArrowLeft")
     page.expect_in_kernel("widget.method", "theta_relative")
     keyboard.press("ArrowLeft")
@@ -389,6 +390,11 @@ def test_the_keyboard_reaches_every_control(open_notebook: Open, small: str, hos
     keyboard.press("ArrowRight")
     page.expect_in_kernel("widget.sign", "negative")
     gallery.expect_python_agrees()
+    keyboard.press("Tab")  # compare
+    keyboard.press("Space")
+    page.expect_in_kernel("widget.compare", ["loss_relative"])
+    keyboard.press("Space")
+    page.expect_in_kernel("widget.compare", [])
 
     bars = gallery.root.locator(".rw-label")
     closed = bars.and_(gallery.root.locator("[aria-pressed=false]")).first
@@ -399,7 +405,7 @@ def test_the_keyboard_reaches_every_control(open_notebook: Open, small: str, hos
     page.expect_in_kernel("widget.status", "ready")
     gallery.expect_python_agrees()
 
-    cards = gallery.root.locator(".rw-panel").first.locator(".rw-card")
+    cards = gallery.root.locator(".rw-panel").first.locator(".rw-face")
     cards.first.focus()
     for key, at in [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 5), ("Home", 0)]:
         keyboard.press(key)
@@ -517,7 +523,7 @@ def test_two_galleries_in_one_notebook_keep_to_themselves(
     assert len(set(checked)) == 2
     roots.nth(0).get_by_role("radio", name="k-NN").click()
     page.expect_in_kernel("[widget.method, other.method]", ["nearest", "influence"])
-    assert roots.nth(1).locator("input[value=influence]").is_checked()
+    assert roots.nth(1).locator(".rw-segments input[value=influence]").is_checked()
 
 
 def test_a_bar_keeps_the_focus_while_its_panel_is_prepared(open_notebook: Open, small: str) -> None:

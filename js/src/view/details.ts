@@ -124,7 +124,7 @@ export function createDetails(signal: AbortSignal, live: boolean, events: Detail
     toggleAttr(pick, "aria-pressed", `${selected}`);
     chips.draw(
       [notes.tags[`${one.index}`] ?? []],
-      Object.values(notes.tags).flatMap((tags) => tags),
+      Object.values(notes.tags).flat(),
     );
   }
 
