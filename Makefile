@@ -27,7 +27,7 @@ format: setup ## put code and notebooks in order
 	@bash scripts/format.sh
 
 screenshots: setup ## draw the README's pictures anew, into docs/
-	@RELATIF_SCREENSHOTS="$(CURDIR)/docs" .venv/bin/python -m pytest -q tests/browser/test_gallery.py -k screenshots
+	@RELATIF_SCREENSHOTS="$(CURDIR)/docs" .venv/bin/python -m pytest -q tests/browser -k "screenshots or axe"
 
 clean: ## remove what was built, not .venv
 	rm -rf build dist relatif_widgets/static js/node_modules js/lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

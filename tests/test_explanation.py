@@ -240,9 +240,7 @@ def test_an_example_left_out_makes_room_for_the_next():
     rest = found.without(24446, 3)
     assert [example.index for example, _ in found.top("9", k=4)] == [24446, 22708, 48409, 11422]
     assert [example.index for example, _ in rest.top("9", k=4)] == [22708, 48409, 11422]
-    assert [score for _, score in rest.top("9", k=4)] == [
-        score for _, score in found.top("9", k=4)[1:]
-    ]
+    assert [score for _, score in rest.top("9", k=4)] == [score for _, score in found.top("9", k=4)[1:]]
 
 
 def test_the_frame_of_a_regression_holds_targets():
@@ -273,8 +271,7 @@ def test_with_settings_moves_only_what_is_given():
 
 def _without_self_influence():
     return tuple(
-        replace(example, self_influence=(), self_influence_rank=())
-        for example in documents.images().examples
+        replace(example, self_influence=(), self_influence_rank=()) for example in documents.images().examples
     )
 
 

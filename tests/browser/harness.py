@@ -65,7 +65,7 @@ class JupyterServer:
         self.root = home / "root"
         self.root.mkdir(parents=True, exist_ok=True)
         self.token = secrets.token_hex(16)
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / "jupyter.log"
         for name, value in SETTINGS.items():
@@ -436,7 +436,7 @@ def launch_options() -> dict[str, Any]:
     return {"headless": True, "args": arguments}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -499,6 +499,24 @@ def test_screenshots_of_the_gallery(open_notebook: Open, tmp_path: Path) -> None
                 "(frame) => [getComputedStyle(frame).backgroundColor, getComputedStyle(frame).color]"
             )
         )
+    for name, dark in [("light", False), ("dark", True)]:
+        page.set_theme(dark=dark)
+        gallery.root.get_by_role("checkbox", name="compare").check()
+        gallery.bar("4").click()
+        page.expect_in_kernel("[widget.compare, widget.labels]", [["influence"], ["9"]])
+        gallery.root.locator(".rw-face").nth(1).click()
+        page.page.mouse.move(0, 0)
+        page.page.wait_for_timeout(500)
+        gallery.root.screenshot(path=folder / f"compare-{name}.png", scale="css")
+        page.page.keyboard.press("Enter")
+        gallery.root.get_by_role("dialog").locator("img").nth(1).wait_for()
+        page.page.wait_for_timeout(300)
+        page.page.screenshot(path=folder / f"closer-{name}.png", scale="css")
+        page.page.keyboard.press("Escape")
+        gallery.root.locator(".rw-face").nth(1).click()
+        gallery.root.get_by_role("checkbox", name="compare").uncheck()
+        gallery.bar("4").click()
+        page.expect_in_kernel("[widget.compare, widget.labels]", [[], ["9", "4"]])
     (light_back, light_ink), (dark_back, dark_ink) = [[_luminance(c) for c in pair] for pair in colours]
     assert light_back > 0.9
     assert light_ink < 0.3

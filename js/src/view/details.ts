@@ -10,7 +10,7 @@ import { digits, share, signed, whole } from "../format";
 import { className, extent, influenceOf, isGlobal, rankOf, topCards } from "../lookup";
 import { labelOf } from "./card";
 import { METHOD_TITLES } from "./controls";
-import { button, el, hush, keyed, setText, toggleAttr, uniqueId } from "./dom";
+import { button, el, focused, hush, keyed, setText, toggleAttr, uniqueId } from "./dom";
 import { drawMedia, type Sheet } from "./media";
 import type { Notes, Place } from "./panels";
 import { createTagChips } from "./tags";
@@ -185,7 +185,7 @@ export function createDetails(signal: AbortSignal, live: boolean, events: Detail
       doc = its;
       sheet = cells;
       place = where;
-      opener = document.activeElement;
+      opener = focused(node);
       redraw();
       if (node.showModal) node.showModal();
       else node.setAttribute("open", "");

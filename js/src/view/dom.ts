@@ -49,6 +49,12 @@ export function toggleAttr(node: Element, name: string, value: string | null): v
   else if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
+/** The focused node beside `near`. marimo draws in a shadow root, from outside of which only its host has focus. */
+export function focused(near: Node): Element | null {
+  const root = near.getRootNode();
+  return root instanceof Document || root instanceof ShadowRoot ? root.activeElement : null;
+}
+
 /** Make `nodes` the children of `parent`, moving only what is out of place. */
 export function arrange(parent: Element, nodes: readonly Element[]): void {
   const wanted = new Set(nodes);

@@ -1,10 +1,11 @@
 /** One tab stop for a group of nodes, arrows inside it. */
-import { toggleAttr } from "./dom";
+import { focused, toggleAttr } from "./dom";
 
 /** Let exactly one node be the tab stop: the focused one, else the last one used, else the first. */
 export function settle(nodes: readonly HTMLElement[], preferred?: HTMLElement | null): void {
+  const held = nodes[0] && focused(nodes[0]);
   const stop =
-    nodes.find((node) => node === document.activeElement) ??
+    nodes.find((node) => node === held) ??
     nodes.find((node) => node === preferred) ??
     nodes.find((node) => node.tabIndex === 0) ??
     nodes[0];

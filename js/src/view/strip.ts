@@ -1,7 +1,7 @@
 /** The test set as a row of thumbnails: as long as all of it, drawn and asked for where one looks. */
 import { share, whole } from "../format";
 import type { StripFilter, StripItem, StripPage, StripQuestion } from "../messages";
-import { arrange, button, el, hush, toggleAttr } from "./dom";
+import { arrange, button, el, focused, hush, toggleAttr } from "./dom";
 import { createFilters, EVERYTHING, keyOf } from "./filters";
 import { drawMedia, isPicture, loadSheet, type Sheet } from "./media";
 
@@ -172,8 +172,9 @@ export function createStrip(
     list.style.width = `${span() * cell}px`;
     const from = Math.max(base, Math.floor(start()) - 2);
     const to = Math.min(base + span(), Math.ceil(start() + room()) + 2);
+    const held = focused(list);
     for (const [at, { thumb }] of cells) {
-      if ((at < from || at >= to) && thumb !== document.activeElement) cells.delete(at);
+      if ((at < from || at >= to) && thumb !== held) cells.delete(at);
     }
     for (let at = from; at < to; at++) if (!cells.has(at)) cells.set(at, makeCell(at));
     const drawn = [...cells.values()].sort((a, b) => a.at - b.at);
@@ -187,7 +188,7 @@ export function createStrip(
     const last = Math.min(total(), Math.max(first + 1, Math.floor(start() + room() + 0.3)));
     const inView = drawn.filter(({ at }) => at >= first && at < last);
     const tab =
-      drawn.find(({ thumb }) => thumb === document.activeElement) ??
+      drawn.find(({ thumb }) => thumb === held) ??
       inView.find(({ at }) => at === stop) ??
       inView.find(({ item }) => item?.index === current) ??
       inView[0];
@@ -344,8 +345,9 @@ export function createStrip(
   scroller.addEventListener("wheel", onWheel, { signal, passive: false });
   document.addEventListener(
     "wheel",
-    ({ target, timeStamp }) => {
-      if (!(target instanceof Node && scroller.contains(target))) outside = timeStamp;
+    (event) => {
+      // The path, and not the target: that of an event in a shadow root is, out here, its host.
+      if (!event.composedPath().includes(scroller)) outside = event.timeStamp;
     },
     { signal, passive: true, capture: true },
   );
