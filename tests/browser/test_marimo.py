@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -193,18 +192,7 @@ def test_in_marimo_the_wheel_moves_the_strip_and_a_thumbnail_keeps_the_focus(pag
     card(page, 0).wait_for(timeout=60_000)
     thumb = page.locator(".rw-thumb").first
     thumb.focus()
-    strip = page.locator(".rw-scroller")
-    strip.hover()
+    page.locator(".rw-scroller").hover()
     page.mouse.wheel(0, 1500)
     page.locator(".rw-thumb[title^='test #30,']").wait_for(timeout=5000)
     assert thumb.evaluate("(node) => node.isConnected && node.matches(':focus')")
-
-
-def test_in_marimo_the_focus_comes_back_to_the_card_that_was_looked_at_closely(page: Page) -> None:
-    face = card(page, 1).locator(".rw-face")
-    face.focus(timeout=60_000)
-    page.keyboard.press("Enter")
-    page.get_by_role("dialog").wait_for()
-    page.keyboard.press("Escape")
-    page.get_by_role("dialog").wait_for(state="hidden")
-    assert face.evaluate("(node) => node.matches(':focus')")
