@@ -556,3 +556,128 @@ def test_a_bar_keeps_the_focus_while_its_panel_is_prepared(open_notebook: Open, 
     page.expect_in_kernel(f"[{name!r} in widget.labels, widget.status]", [True, "ready"])
     gallery.expect_python_agrees()
     assert gallery.bar(name).evaluate("(bar) => bar === document.activeElement")
+
+
+def test_cards_selected_tagged_and_compared_reach_the_kernel(
+    open_notebook: Open, small: str, host: Host
+) -> None:
+    page = open_notebook(small, host=host)
+    page.run_all()
+    gallery = Gallery(page)
+    gallery.expect_query(0)
+    shown = [index for cards in gallery.cards().values() for index, _ in cards]
+    cards = gallery.root.locator(".rw-face")
+    cards.first.click()
+    cards.nth(2).click(modifiers=["Shift"])
+    page.expect_in_kernel("widget.selection", shown[:3])
+    assert page.evaluate_in_kernel("widget.selected()['index'].tolist()") == shown[:3]
+
+    # Keys that Jupyter knows in command mode, typed into the widget's own text field.
+    bar = gallery.root.get_by_role("group", name="Selected training examples")
+    bar.get_by_role("textbox").click()
+    page.page.keyboard.type("bad dx mbb")
+    page.page.keyboard.press("Enter")
+    page.expect_in_kernel(
+        "{k: v for k, v in widget.tags.items()} == {i: ['bad dx mbb'] for i in widget.selection}", True
+    )
+    bar.get_by_role("button", name="outlier").click()
+    page.expect_in_kernel(f"explainer.tags[{shown[0]}]", ["bad dx mbb", "outlier"])
+
+    gallery.root.get_by_role("checkbox", name="compare").check()
+    page.expect_in_kernel("widget.compare", ["influence"])
+    rows = gallery.root.locator(".rw-row-of")
+    found = [
+        [
+            int(i)
+            for i in rows.nth(at).locator(".rw-card").evaluate_all("(c) => c.map((x) => x.dataset.index)")
+        ]
+        for at in range(rows.count())
+    ]
+    assert [index for row in found for index in row] == page.evaluate_in_kernel(
+        "widget.to_frame()['index'].tolist()"
+    )
+
+    # A card opened with Enter, and closed with Escape, keeps its selection.
+    cards.first.press("Enter")
+    dialog = gallery.root.get_by_role("dialog")
+    dialog.wait_for()
+    page.page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+    page.expect_in_kernel("len(widget.selection)", 3)
+    page.page.keyboard.press("Escape")
+    page.expect_in_kernel("widget.selection", [])
+
+    # Standard sliders follow, both ways.
+    page.run_in_kernel(
+        "import ipywidgets\nslider = ipywidgets.IntSlider(5, 1, 20)\nipywidgets.link((slider, 'value'), (widget, 'k'))"
+    )
+    gallery.slider("k").press("ArrowRight")
+    page.expect_in_kernel("slider.value", 6)
+    page.run_in_kernel("slider.value = 2")
+    page.page.wait_for_function(
+        "() => document.querySelectorAll('.rw-root .rw-row-of:first-child .rw-card').length === 2"
+    )
+
+
+def test_running_the_cell_again_keeps_tags_and_lets_go_of_the_rest(
+    open_notebook: Open, jupyter: JupyterServer
+) -> None:
+    page = open_notebook(jupyter.write_notebook("again.ipynb", SMALL))
+    page.run_all()
+    gallery = Gallery(page)
+    gallery.root.locator(".rw-face").first.click()
+    gallery.root.get_by_role("group", name="Selected training examples").get_by_role(
+        "button", name="duplicate"
+    ).click()
+    page.expect_in_kernel("list(explainer.tags.value.values())", [["duplicate"]])
+    page.run_in_kernel("import threading, gc, weakref\nmade, before = [], threading.active_count()")
+    for _ in range(20):
+        page.run_in_kernel("made.append(weakref.ref(widget._session))")
+        page.page.evaluate(
+            """async () => {
+                const panel = window.jupyterapp.shell.currentWidget;
+                panel.content.activeCellIndex = panel.content.widgets.length - 1;
+                await window.jupyterapp.commands.execute("notebook:run-cell");
+            }"""
+        )
+    gallery.root.locator(".rw-card").first.wait_for()
+    page.expect_in_kernel("widget.status", "ready")
+    assert gallery.root.count() == 1
+    assert gallery.root.locator(".rw-tags:visible").first.inner_text().endswith("duplicate")
+    page.expect_in_kernel(
+        "(gc.collect(), [sum(ref() is not None for ref in made), threading.active_count() <= before + 1])[1]",
+        [0, True],
+    )
+
+
+def test_a_restarted_kernel_is_said(open_notebook: Open, jupyter: JupyterServer) -> None:
+    page = open_notebook(jupyter.write_notebook("restarted.ipynb", SMALL))
+    page.run_all()
+    gallery = Gallery(page)
+    gallery.expect_query(0)
+    page.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    page.page.wait_for_timeout(1000)
+    gallery.root.locator(".rw-thumb").nth(4).click()
+    alert = gallery.root.get_by_role("alert")
+    alert.wait_for(timeout=20_000)
+    assert "The kernel does not answer" in alert.inner_text()
+
+
+def test_a_notebook_grows_by_little_however_much_is_looked_at(
+    open_notebook: Open, jupyter: JupyterServer
+) -> None:
+    path = jupyter.write_notebook("grows.ipynb", SMALL)
+    page = open_notebook(path)
+    before = (jupyter.root / path).stat().st_size
+    page.run_all()
+    gallery = Gallery(page)
+    gallery.expect_query(0)
+    page.save()
+    once = (jupyter.root / path).stat().st_size
+    assert once - before < 150_000
+    strip = gallery.root.locator(".rw-strip")
+    for row in range(1, 11):
+        strip.locator(".rw-thumb").nth(row).click()
+        gallery.expect_query(row)
+    page.save()
+    assert (jupyter.root / path).stat().st_size - once < 2_000
