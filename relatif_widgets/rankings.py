@@ -96,7 +96,7 @@ def self_influences(
     place.scatter_(1, order, torch.arange(every.shape[1], device=every.device).expand_as(order))
     chosen = torch.tensor(rows, dtype=torch.int64, device=every.device)
     return [
-        (tuple(rounded(value) for value in values), tuple(places))
+        (tuple(float(f"{value:.5g}") for value in values), tuple(places))
         for values, places in zip(every[:, chosen].T.tolist(), place[:, chosen].T.tolist(), strict=True)
     ]
 

@@ -6,6 +6,7 @@ run of a notebook would keep another model, data set and index alive.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from typing import Any, Protocol
 
@@ -13,23 +14,29 @@ from typing import Any, Protocol
 class Closable(Protocol):
     """A widget, as far as this module needs it."""
 
+    comm: Any
+
     def close(self) -> None: ...
 
 
-_made: list[tuple[weakref.ref[Any], str, str]] = []  # widget, cell, run
+_made: list[tuple[weakref.ref[Any], str | None, str]] = []  # widget, cell, run
 
 
 def supersede(widget: Closable) -> None:
-    """Note who made the widget; close those of earlier runs of its cell, and of cells that were deleted."""
+    """Note who made the widget; close those of earlier runs of its cell, and of cells that were deleted.
+
+    Of marimo's cells nothing is known here, but it closes the comms of a cell that it is to run again.
+    """
     cell, run, deleted = _running()
-    if cell is None:
-        return
     for made in list(_made):
         reference, its_cell, its_run = made
         old = reference()
-        if old is not None and not (its_cell in deleted or (its_cell == cell and its_run != run)):
+        again = cell is not None and its_cell == cell and its_run != run
+        cut_off = bool(getattr(getattr(old, "comm", None), "_closed", False))
+        if old is not None and not (again or cut_off or its_cell in deleted):
             continue
-        _made.remove(made)
+        with contextlib.suppress(ValueError):  # marimo's sessions are threads of one process
+            _made.remove(made)
         if old is not None:
             old.close()
     _made.append((weakref.ref(widget), cell, run))

@@ -419,3 +419,24 @@ def test_axe_finds_nothing_and_nothing_overflows(
 
 def _number(text: str) -> float:
     return float(text.replace("−", "-").replace("+", "").replace(",", ""))
+
+
+def test_forced_colors_and_reduced_motion_are_honoured(
+    open_widget: Callable[..., PlainHost], tmp_path: Path
+) -> None:
+    host = open_widget()
+    card(host, 1).click()
+    host.page.emulate_media(forced_colors="active", reduced_motion="reduce")
+    host.pump(0.2)
+    host.page.mouse.move(0, 0)
+    folder = Path(SCREENSHOTS) if SCREENSHOTS else tmp_path
+    host.root.screenshot(path=folder / "pictures-forced-colors.png", scale="css")
+    style = "(node) => { const s = getComputedStyle(node); return [s.outlineStyle, s.transitionDuration] }"
+    outline, _ = card(host, 1).locator(".rw-face").evaluate(style)
+    assert outline == "solid"  # selected, without a colour to tell it
+    assert card(host, 1).locator(".rw-tick").is_visible()
+    fill = card(host, 0).locator(".rw-bar i").evaluate("(node) => getComputedStyle(node).backgroundColor")
+    track = card(host, 0).locator(".rw-bar").evaluate("(node) => getComputedStyle(node).backgroundColor")
+    assert fill != track
+    _, moving = host.root.locator(".rw-picture").first.evaluate(style)
+    assert moving == "0s"

@@ -49,18 +49,29 @@ def _():
         nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
     explainer = Explainer(model, (images, labels), class_names=["level", "upright"]).fit(progress=False)
-    w = mo.ui.anywidget(ExplanationWidget(explainer, bars(40, seed=2)))
-    w
-    return json, mo, w
+    again = mo.ui.run_button(label="again")
+    made = []
+    again
+    return ExplanationWidget, again, bars, explainer, json, made, mo
 
 
 @app.cell
-def _(json, mo, w):
+def _(ExplanationWidget, again, bars, explainer, made, mo):
+    again.value  # runs this cell
+    made.append(ExplanationWidget(explainer, bars(40, seed=2)))
+    w = mo.ui.anywidget(made[-1])
+    w
+    return (w,)
+
+
+@app.cell
+def _(json, made, mo, w):
     seen = {
         "query": w.query,
         "method": w.value["method"],
         "k": w.widget.k,
         "selection": w.selection,
+        "hold": sum(hasattr(one, "_explainer") for one in made),
         "cards": w.to_frame()["index"].tolist(),  # waits until they are prepared
     }
     mo.Html(f"<pre id='python'>{json.dumps(seen)}</pre>")
@@ -186,6 +197,14 @@ def test_in_marimo_python_hears_every_click_and_cells_that_read_the_widget_run_a
     page.locator(".rw-thumb[title^='test #3,']").click()
     expect(page, query=3, method="influence", k=6, selection=[first, second])
     assert python(page)["cards"] != opened
+
+
+def test_in_marimo_a_cell_that_runs_again_lets_go_of_its_last_widget(page: Page) -> None:
+    card(page, 0).wait_for(timeout=60_000)
+    page.locator(".rw-thumb[title^='test #3,']").click()
+    expect(page, query=3)
+    page.get_by_role("button", name="again").click()
+    expect(page, query=0, hold=1)
 
 
 def test_in_marimo_the_wheel_moves_the_strip_and_a_thumbnail_keeps_the_focus(page: Page) -> None:
