@@ -10,6 +10,7 @@ preparation; beside them one training epoch and one pass over the stored rows in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -52,10 +53,8 @@ def main() -> None:
         time.sleep(0.3 * min(whole))
         started = time.perf_counter()
         widget.cancel()
-        try:
+        with contextlib.suppress(RelatifError):  # where nothing was ranked yet
             widget.wait()
-        except RelatifError:
-            pass  # nothing was ranked yet
         idle.append(time.perf_counter() - started)
     for name, values in (("first progress", first), ("cancelled", idle), ("prepared", whole)):
         print(f"{name:16} {1000 * max(values):8.0f} ms")
