@@ -122,10 +122,7 @@ export function createDetails(signal: AbortSignal, live: boolean, events: Detail
     const selected = notes.selection.has(one.index);
     setText(pick, selected ? "Deselect" : "Select");
     toggleAttr(pick, "aria-pressed", `${selected}`);
-    chips.draw(
-      [notes.tags[`${one.index}`] ?? []],
-      Object.values(notes.tags).flat(),
-    );
+    chips.draw([notes.tags[`${one.index}`] ?? []], Object.values(notes.tags).flat());
   }
 
   function drawPictures(its: Explanation, cells: Sheet, one: TrainingExample): void {
