@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from relatif_widgets import Explainer, ExplanationWidget
 from relatif_widgets.queries import QuerySet
+from relatif_widgets.scoring import Scorer
 
 AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
 SCREENSHOTS = os.environ.get("RELATIF_SCREENSHOTS")
@@ -297,6 +299,42 @@ def test_a_preparation_is_cancelled_and_the_last_query_comes_back(
     monkeypatch.undo()
     host.root.locator(".rw-thumb").nth(4).click()
     host.until(lambda: "test #4" in host.root.locator(".rw-facts").inner_text())
+
+
+def test_what_is_ranked_before_a_cancel_is_kept_and_marked(
+    open_widget: Callable[..., PlainHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = open_widget()
+    plain = Scorer.influence
+    halfway = threading.Event()
+
+    def in_parts(self: Scorer, gradients: Any, dampings: Any, progress: Any) -> Iterator[Any]:
+        for whole, scores in plain(self, gradients, dampings, lambda done: None):
+            for start in range(whole.start, whole.stop, 40):
+                part = slice(start, min(start + 40, whole.stop))
+                yield part, scores[..., part.start - whole.start : part.stop - whole.start]
+                while start == 40 and not halfway.is_set():
+                    progress(0.5)
+                    time.sleep(0.01)
+                progress(part.stop / self.index.count)
+
+    monkeypatch.setattr(Scorer, "influence", in_parts)
+    host.root.locator(".rw-thumb").nth(2).click()
+    cancel = host.root.get_by_role("button", name="Cancel")
+    host.until(cancel.is_visible)
+    host.until(lambda: host.widget.progress > 0.4)
+    cancel.click()
+    finish = host.root.get_by_role("button", name="Finish")
+    host.until(finish.is_visible)
+    assert host.widget.query == 2
+    said = host.root.get_by_role("status").inner_text()
+    assert said == "Cancelled: ranks the first 80 of 120 training examples."
+    assert max(indices(host.root.locator(".rw-column"))) < 80
+    assert "ranks the first 80" in host.root.locator(".rw-provenance").inner_text()
+    halfway.set()
+    finish.click()
+    host.until(lambda: host.widget.status == "ready" and finish.is_hidden())
+    assert host.widget.explanation.provenance.examined is None
 
 
 def test_a_kernel_that_is_gone_is_said(open_widget: Callable[..., PlainHost]) -> None:

@@ -619,6 +619,35 @@ def test_cards_selected_tagged_and_compared_reach_the_kernel(
     )
 
 
+def test_more_like_this_and_a_check_by_retraining(open_notebook: Open, small: str, host: Host) -> None:
+    page = open_notebook(small, host=host)
+    page.run_all()
+    gallery = Gallery(page)
+    gallery.expect_query(0)
+    (index, _), *_ = next(iter(gallery.cards().values()))
+    gallery.root.locator(".rw-face").first.click()
+    bar = gallery.root.get_by_role("group", name="Selected training examples")
+    bar.get_by_role("button", name="More like this").click()
+    likes = gallery.root.locator(".rw-likes")
+    likes.locator(".rw-card").first.wait_for()
+    shown = likes.locator(".rw-card").evaluate_all("(c) => c.map((x) => Number(x.dataset.index))")
+    assert shown == page.evaluate_in_kernel(
+        f"(lambda d: [e.index for e, _ in d.top(d.labels[0])])(explainer.more_like({index}))"
+    )
+    page.expect_in_kernel("widget.like", index)
+
+    bar.get_by_role("button", name="Check by retraining").click()
+    line = gallery.root.locator(".rw-check-line").first
+    line.wait_for(timeout=60_000)
+    check = page.evaluate_in_kernel("widget.checks().iloc[0].to_dict()")
+    actual, predicted = (
+        float(text.replace("−", "-").replace("+", "")) for text in line.locator(".rw-num").all_inner_texts()
+    )
+    assert actual == pytest.approx(check["actual"], rel=0.01)
+    assert predicted == pytest.approx(check["predicted"], rel=0.01)
+    assert actual == pytest.approx(predicted, rel=0.5)
+
+
 def test_running_the_cell_again_keeps_tags_and_lets_go_of_the_rest(
     open_notebook: Open, jupyter: JupyterServer
 ) -> None:
