@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from .errors import SHOWN, DataError
+from .errors import SHOWN, ChoiceError, DataError
 
 TARGET_COLUMNS = ("label", "labels", "target", "targets", "y")
 INPUT_COLUMNS = ("pixel_values", "image", "img", "input", "inputs", "x", "features", "text")
@@ -129,6 +129,10 @@ def as_source(data: Any, name: str, collate: Collate | None = None) -> Source:
         DataError: Empty, not indexable, a pair whose lengths differ, or a DataFrame with columns
             that hold no numbers.
     """
+    if collate is not None and not callable(collate):
+        raise ChoiceError(
+            f"collate_fn={collate!r}; expected a function of a list of items, as in a DataLoader."
+        )
     if isinstance(data, DataLoader):
         raise DataError(
             f"{name} is a DataLoader, whose order may change. Pass its data set: {name}=loader.dataset."

@@ -31,6 +31,31 @@ class Cancelled(Exception):
     """Raised by a progress callback: stop the work, and keep what there is of it."""
 
 
+ALSO_CALLED = {
+    "if": "influence",
+    "influence_functions": "influence",
+    "theta": "theta_relative",
+    "relatif": "loss_relative",
+    "l": "loss_relative",
+    "loss": "loss_relative",
+    "knn": "nearest",
+    "k-nn": "nearest",
+    "helpful": "positive",
+    "proponents": "positive",
+    "harmful": "negative",
+    "opponents": "negative",
+    "ce": "cross_entropy",
+    "crossentropy": "cross_entropy",
+    "nll": "cross_entropy",
+    "bce": "bce_with_logits",
+    "l2": "mse",
+    "ggn": "fisher",
+    "gauss_newton": "fisher",
+    "ek-fac": "ekfac",
+    "k-fac": "kfac",
+}
+"""What people call things that have another name here."""
+
 SHOWN = 20
 """Names that a message lists at the most."""
 LONGEST = 80
@@ -48,6 +73,9 @@ def unknown_name(option: str, seen: object, known: Iterable[str]) -> ChoiceError
     if len(names) > SHOWN:
         expected += f" and {len(names) - SHOWN:,} more"
     message = f"{option}={_brief(seen)} is not known; expected one of {expected}."
+    alias = ALSO_CALLED.get(str(seen).lower())
+    if alias in names:
+        return ChoiceError(f"{message} You mean {_brief(alias)}.")
     near = difflib.get_close_matches(str(seen).lower(), [name.lower() for name in names], n=1, cutoff=0.4)
     if near:
         nearest = next(name for name in names if name.lower() == near[0])

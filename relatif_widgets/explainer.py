@@ -406,7 +406,7 @@ class Explainer:
         """As `explain`, with `raw` shown by way of `render`."""
         fitted = self._ready()
         top = _count("top", top)
-        inputs = map_tensors(lambda x: x[None], _one_input(query))
+        inputs = map_tensors(lambda x: x[None], _one_input(query, self._task.example))
         self._task.check_query(inputs, single=True)
         basis, chosen = fitted.index.basis, self._damping(damping)
         if not basis.is_definite(chosen):
@@ -528,7 +528,7 @@ class Explainer:
         function = retraining.as_retrain(retrain)
         if function is None:
             retraining.check_inverse(fitted.index.basis, chosen)
-        inputs = map_tensors(lambda x: x[None], _one_input(query))
+        inputs = map_tensors(lambda x: x[None], _one_input(query, self._task.example))
         self._task.check_query(inputs, single=True)
         truth = None if target is None else self._truth(target)
         with self._task.evaluating():
@@ -609,7 +609,7 @@ class Explainer:
         stored = (
             "no rows, they exceed the memory: each question takes a pass over the training set"
             if rows is None
-            else f"{rows.nbytes / 1e6:,.1f} MB of rotated gradients in {fitting.precision(rows)}"
+            else f"{fitting.in_bytes(rows.nbytes)} of rotated gradients in {fitting.precision(rows)}"
         )
         return "\n".join(
             [
@@ -722,7 +722,12 @@ def _count(option: str, value: Any) -> int:
     return number
 
 
-def _one_input(query: Any) -> Any:
+def _one_input(query: Any, example: Any) -> Any:
+    if isinstance(query, tuple) and len(query) == 2 and not isinstance(example, tuple):
+        raise DataError(
+            "query is a pair; expected one input alone, as in test_set[7][0]. "
+            "The target has an argument of its own: explain(test_set[7][0], target=test_set[7][1])."
+        )
     if isinstance(query, (Tensor, Mapping, tuple)):
         return query
     if hasattr(query, "iloc"):

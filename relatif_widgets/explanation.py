@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, overload
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -557,19 +557,23 @@ class Explanation:
         """Read a document that `save` wrote; errors as in `from_json`, or OSError."""
         return cls.from_json(Path(path).read_bytes())
 
-    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+    @overload
+    def to_html(self, path: None = None) -> str: ...
+
+    @overload
+    def to_html(self, path: str | os.PathLike[str]) -> Path: ...
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str | Path:
         """A page of its own, sliders alive, that needs neither kernel nor network.
 
         Args:
-            path: Where to write it too, if anywhere.
+            path: Where to write it, if anywhere.
 
         Returns:
-            The page's HTML.
+            The path; without one the page's HTML.
         """
         page: str = _VIEWS["page"](self)
-        if path is not None:
-            write_atomically(path, page)
-        return page
+        return page if path is None else write_atomically(path, page)
 
     def figure(
         self,

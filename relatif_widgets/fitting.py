@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -214,11 +213,13 @@ def check_memory(task: Task, curvature: Curvature, chunk: int, memory: int) -> N
     }
     total = sum(parts.values())
     if total > memory:
-        detail = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
+        detail = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
+        leaner = [f'"{name}"' for name in ("low_rank", "ekfac", "identity") if name != curvature.name]
+        leaner = leaner[-1:] if curvature.name == "ekfac" else leaner[:2]
+        advice = f", take a curvature that needs less, such as {' or '.join(leaner)}" if leaner else ""
         raise ModelError(
-            f"Fitting needs about {_size(total)} ({detail}), and {_size(memory)} may be used. Score fewer "
-            'parameters, such as parameters="fc", take a curvature that needs less, such as "low_rank" or "ekfac", '
-            "or raise memory_limit."
+            f"Fitting needs about {in_bytes(total)} ({detail}), and {in_bytes(memory)} may be used. Score fewer "
+            f'parameters, such as parameters="fc"{advice}, or raise memory_limit.'
         )
 
 
@@ -306,5 +307,13 @@ def _example_bytes(task: Task, curvature: Curvature) -> int:
     return width * numbers * task.objective.dtype.itemsize + task.plan.activations
 
 
-def _size(count: Any) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+def in_bytes(count: int) -> str:
+    """A number of bytes as people read it, in powers of ten.
+
+    >>> in_bytes(30_000), in_bytes(205_200_000)
+    ('30 kB', '205 MB')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"

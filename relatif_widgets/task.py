@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -216,6 +217,7 @@ def attach(
                 f"The model returned {len(outputs)} predictions for {len(rows)} examples; expected one each."
             )
         _check_independence(objective, inputs, outputs)
+        _warn_of_probabilities(objective, outputs)
         width = outputs.shape[1]
         _targets(objective, width, all_targets, source.name, 0)
         targets = _targets(objective, width, raw_targets, source.name, 0)
@@ -277,6 +279,23 @@ def _check_independence(objective: Objective, inputs: Any, outputs: Tensor) -> N
         raise ModelError(
             "The model's output for an example depends on the rest of its batch, so there is no per-example loss. "
             "Look for statistics over dimension 0, such as x - x.mean(0)."
+        )
+
+
+def _warn_of_probabilities(objective: Objective, outputs: Tensor) -> None:
+    """A softmax before a loss that takes logits is nearly always a slip, of the model's training too."""
+    sums = outputs.sum(1)
+    if (
+        objective.loss.name == "cross_entropy"
+        and len(outputs) > 1
+        and bool((outputs >= 0).all())
+        and float((sums - 1).abs().max()) < 1e-4
+    ):
+        warnings.warn(
+            "The model's outputs sum to 1 for every example, as after a softmax, and cross_entropy takes logits. "
+            "If the model was trained with another loss, return its logits, or pass that loss: "
+            "loss=lambda p, y: -p.gather(1, y[:, None])[:, 0].log().",
+            stacklevel=4,
         )
 
 

@@ -435,6 +435,7 @@ def test_unknown_choices_are_refused(
         (lambda e, x: e.scores(x[:2, :3]), r"The model does not take inputs of shape \[2, 3\]"),
         (lambda e, x: e.explain(object()), "query is object; expected one input"),
         (lambda e, x: e.explain(x[0], target=8), "target: Label 8"),
+        (lambda e, x: e.explain((x[0], 1)), r"query is a pair; expected one input alone"),
         (lambda e, x: e.explain(x[0], target=[1, 2]), r"target=\[1, 2\] is not like the training targets"),
         (lambda e, x: e.scores(x[:2], [None, 1]), "are no targets"),
     ],
@@ -463,6 +464,8 @@ def test_asking_before_fitting_says_what_to_do(data: tuple[Tensor, Tensor]) -> N
         ({"dampings": [0.1, 0]}, "damping=0"),
         ({"storage": "float8"}, "storage='float8' is not known.*Did you mean"),
         ({"space": "pixels"}, "space='pixels' is not known"),
+        ({"loss": "ce"}, "loss='ce' is not known.*You mean 'cross_entropy'"),
+        ({"collate_fn": 3}, "collate_fn=3; expected a function"),
     ],
 )
 def test_unknown_options_are_refused(
@@ -474,7 +477,7 @@ def test_unknown_options_are_refused(
 
 def test_memory_limit_is_obeyed_or_refused(data: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(
-        ModelError, match=r"Fitting needs about .*and 0.03 MB may be used.*\"low_rank\" or \"ekfac\""
+        ModelError, match=r"Fitting needs about .*and 30 kB may be used.*\"low_rank\" or \"ekfac\""
     ):
         Explainer(mlp(), data, curvature="fisher", memory_limit="30 kB")
     assert "ekfac" in repr(Explainer(mlp(), data, memory_limit="65 kB"))  # "auto" takes what fits
@@ -735,3 +738,16 @@ def test_a_class_in_place_of_a_curvature_and_a_number_in_place_of_parameters_are
         Explainer(mlp(), blobs(), parameters=3)
     with pytest.raises(ChoiceError, match="fisher_labels='true' is not known"):
         Explainer(mlp(), blobs(), fisher_labels="true")
+
+
+def test_a_softmax_before_cross_entropy_is_warned_of(data: tuple[Tensor, Tensor]) -> None:
+    with pytest.warns(UserWarning, match="outputs sum to 1 for every example, as after a softmax"):
+        Explainer(nn.Sequential(mlp(), nn.Softmax(1)), data)
+
+
+def test_common_names_for_methods_and_signs_are_understood_as_hints(explainer: Explainer) -> None:
+    inputs, _ = blobs(2)
+    with pytest.raises(ChoiceError, match="method='IF' is not known.*You mean 'influence'"):
+        explainer.top_k(inputs, method="IF")  # type: ignore[arg-type]
+    with pytest.raises(ChoiceError, match="sign='helpful' is not known.*You mean 'positive'"):
+        explainer.top_k(inputs, sign="helpful")  # type: ignore[arg-type]

@@ -334,9 +334,10 @@ def test_a_front_end_that_is_not_built_is_named(built):
         page(documents.images())
 
 
-def test_to_html_writes_what_it_returns(built, tmp_path):
-    shown = documents.images().to_html(tmp_path / "why.html")
-    assert (tmp_path / "why.html").read_bytes().decode() == shown == page(documents.images())
+def test_to_html_writes_the_page_or_returns_it(built, tmp_path):
+    path = tmp_path / "why.html"
+    assert documents.images().to_html(path) == path
+    assert path.read_bytes().decode() == documents.images().to_html() == page(documents.images())
 
 
 # Plain text
