@@ -329,6 +329,10 @@ class ExplanationWidget(anywidget.AnyWidget):
         Raises:
             ChoiceError: Nothing is selected, an index is outside, or no retraining is on offer.
         """
+        return self._check(indices)[1]
+
+    def _check(self, indices: int | Sequence[int] | None) -> tuple[int, Any]:
+        """The row that was checked, and what was found."""
         queries = self._open_queries()
         chosen = self.selection if indices is None else as_indices(indices, self._explainer.train_size)
         if not chosen:
@@ -339,11 +343,12 @@ class ExplanationWidget(anywidget.AnyWidget):
                 "ExplanationWidget(..., retrain=callable(removed_indices) -> model)."
             )
         self.wait()
+        row = self.query
         found = queries.check(
-            self.query, list(chosen), list(self.labels), retrain=self._retrain, damping=self.damping
+            row, list(chosen), list(self.labels), retrain=self._retrain, damping=self.damping
         )
-        self._session.checks.append((f"test #{self.query}", found))
-        return found
+        self._session.checks.append((f"test #{row}", found))
+        return row, found
 
     def checks(self) -> pd.DataFrame:
         """Every check of this widget so far, a line for each label: query, and the columns of `Check.to_frame`."""
@@ -692,11 +697,11 @@ class ExplanationWidget(anywidget.AnyWidget):
         identity = request.get("id")
         try:
             indices = [int(index) for index in request["indices"]]
-            found = self.check(indices)
+            row, found = self._check(indices)
         except Exception as error:
             self.send({"kind": "check", "id": identity, "query": self.query, "error": in_words(error)})
             return
-        self.send({"kind": "check", "id": identity, "query": self.query, "check": asdict(found)})
+        self.send({"kind": "check", "id": identity, "query": row, "check": asdict(found)})
 
     def _send_strip(self, request: dict[str, Any]) -> None:
         identity = request.get("id")
