@@ -20,7 +20,7 @@ from .explanation import Explanation, Panel, Provenance, Query, Settings, Traini
 from .fitting import Fitted
 from .rankings import rounded
 from .scoring import Progress, Scorer
-from .task import Label, Task, as_labels
+from .task import Label, Task, as_labels, value_text
 
 
 @dataclass(frozen=True)
@@ -210,8 +210,3 @@ def _training_example(
         self_influence=self_influence,
         self_influence_rank=self_influence_rank,
     )
-
-
-def value_text(target: Tensor) -> str:
-    """A target of a regression in words."""
-    return ", ".join(f"{value:.6g}" for value in target.reshape(-1).tolist())

@@ -24,7 +24,7 @@ from .objective import LossLike, ParameterChoice, make_objective
 from .queries import CLOSE_MARGIN, DefaultLabels, QuerySet
 from .scoring import Progress, Scorer
 from .tags import Tags, as_indices
-from .task import BATCH, Label, attach
+from .task import BATCH, Label, attach, value_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -292,7 +292,7 @@ class Explainer:
         names = self.class_names
         targets = fitted.targets[rows]
         if fitted.predicted is None:
-            labels = [documents.value_text(target) for target in targets]
+            labels = [value_text(target) for target in targets]
         else:
             labels = [names[c] for c in task.classes(targets).tolist()] if rows else []
         predicted, probability = fitted.predicted, fitted.probability

@@ -215,7 +215,12 @@ def _number(value: Any) -> str:
             more = ", …" if array.size > COLUMNS_SHOWN else ""
             return ", ".join(map(_number, array.reshape(-1)[:COLUMNS_SHOWN].tolist())) + more
         value = value.item() if array is not None or np.ndim(value) == 0 else value
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    size = abs(value)
+    if size >= 1e15 or 0 < size < 1e-4:
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if size >= 1e5 else f"{value:,.6g}"
 
 
 def _fitted(image: Image.Image, limit: int) -> Image.Image:

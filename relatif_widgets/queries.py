@@ -15,11 +15,11 @@ from torch import Tensor
 
 from . import media
 from .data import Source, map_tensors
-from .errors import ChoiceError, one_of
+from .errors import ChoiceError, RelatifError, one_of
 from .explanation import Explanation, Row, Sprite, Text
 from .rankings import rounded
 from .scoring import Progress
-from .task import BATCH, Label, Task, as_labels
+from .task import BATCH, Label, Task, as_labels, value_text
 
 Which = Literal["all", "misclassified", "close"]
 WHICH: tuple[Which, ...] = ("all", "misclassified", "close")
@@ -275,9 +275,14 @@ class QuerySet:
         row = self._row(row)
         rule = self._default_labels
         if callable(rule):
-            return as_labels(rule(row))
+            return self._asked(rule, row)
         seen = self._seen
         if rule == "true" or seen.best is None or seen.margin is None:
+            if self._source.batch([row])[1] is None:
+                raise ChoiceError(
+                    "A regression is explained at target values, and this test set is inputs alone. Pass pairs "
+                    "(input, target), labels=[value], or default_labels=a function of the row that returns values."
+                )
             return ["true"]
         first, second = seen.best[row].tolist()
         shown = [first]
@@ -288,6 +293,43 @@ class QuerySet:
         elif rule == "auto" and float(seen.margin[row]) < self._close_margin:
             shown = [first, second]
         return [self.class_names[found] for found in shown]
+
+    def _asked(self, rule: Callable[[int], Any], row: int) -> list[Label]:
+        """What the user's own rule says, checked while it can still be named."""
+        try:
+            found = as_labels(rule(row))
+        except RelatifError as error:
+            raise ChoiceError(f"default_labels({row}): {error}") from error
+        except Exception as error:
+            raise ChoiceError(f"default_labels({row}) raised {type(error).__name__}: {error}") from error
+        known = ("predicted", "true", "top2")
+        for label in found if self.class_names else ():
+            if label not in known:
+                try:
+                    self._task.class_index(label)
+                except RelatifError as error:
+                    raise ChoiceError(f"default_labels({row}): {error}") from error
+        return found
+
+    def _meant(self, labels: Sequence[Label] | None, targets: Tensor | None) -> list[Label] | None:
+        """In a regression the names of panels are values in words: back to the values."""
+        if labels is None or self.class_names:
+            return None if labels is None else list(labels)
+        own = None if targets is None else value_text(targets[0])
+        found: list[Any] = []
+        for label in labels:
+            if not isinstance(label, str) or label in ("true", "predicted"):
+                found.append(label)
+            elif label == own:
+                found.append("true")  # the words are rounded
+            else:
+                try:
+                    values = [float(part) for part in label.split(",")]
+                except ValueError:
+                    found.append(label)  # refused in its own words
+                    continue
+                found.append(values if len(values) > 1 else values[0])
+        return found
 
     def explain(
         self,
@@ -309,7 +351,7 @@ class QuerySet:
         inputs, targets = self._source.batch([row])
         return self._explain(
             map_tensors(lambda x: x[0], inputs),
-            labels=labels or self.default_labels(row),
+            labels=self._meant(labels, targets) or self.default_labels(row),
             target=None if targets is None else targets[0],
             name=f"test #{row}",
             index=row,
@@ -326,6 +368,7 @@ class QuerySet:
         *,
         retrain: Callable[[list[int]], Any] | None = None,
         damping: float | None = None,
+        progress: Progress | None = None,
     ) -> Any:
         """What becomes of one row's loss on removing training examples: a `Check`, as of `Explainer.check`.
 
@@ -333,17 +376,18 @@ class QuerySet:
             row: Of the test set.
             removed: Rows of the training set.
             labels: As in `explain`.
-            retrain, damping: As in `Explainer.check`.
+            retrain, damping, progress: As in `Explainer.check`.
         """
         row = self._row(row)
         inputs, targets = self._source.batch([row])
         return self._check(
             removed,
             map_tensors(lambda x: x[0], inputs),
-            labels or self.default_labels(row),
+            self._meant(labels, targets) or self.default_labels(row),
             target=None if targets is None else targets[0],
             retrain=retrain,
             damping=damping,
+            progress=progress,
         )
 
     def page(

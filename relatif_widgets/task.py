@@ -237,6 +237,11 @@ def attach(
     )
 
 
+def value_text(target: Tensor) -> str:
+    """A target of a regression in words."""
+    return ", ".join(f"{value:.6g}" for value in target.reshape(-1).tolist())
+
+
 def as_labels(labels: Any) -> list[Any]:
     """One label or several, as a list of plain Python values (or of lists of them)."""
     if isinstance(labels, (str, int, float)):

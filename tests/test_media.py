@@ -54,7 +54,9 @@ def test_arrays_become_pictures(raw: object, mode: str, corner: int) -> None:
 
 def test_other_things_become_text_or_rows() -> None:
     assert media.show("Vasyukov") == Text(text="Vasyukov")
-    assert media.show({"age": 3, "height": 1.23456}) == Row(columns=("age", "height"), values=("3", "1.235"))
+    assert media.show({"age": 3, "height": 1.23456}) == Row(
+        columns=("age", "height"), values=("3", "1.23456")
+    )
     assert media.show(torch.tensor([1.5, 2.0])) == Row(columns=("x0", "x1"), values=("1.5", "2"))
     long = media.show(np.zeros(784))
     assert isinstance(long, Row)
@@ -438,3 +440,24 @@ def test_a_figure_may_stand_for_every_example() -> None:
     assert isinstance(explanation.query.media, Picture)
     assert explanation.sprite is not None
     assert opened(explanation.sprite.data).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (15749.32, "15,749.3"),
+        (1234567.8, "1,234,568"),
+        (0.1 + 0.2, "0.3"),
+        (-2.5, "-2.5"),
+        (0.0, "0"),
+        (3e-7, "3e-07"),
+        (6.02e23, "6.02e+23"),
+        (float("nan"), "nan"),
+        (12345678, "12345678"),
+        (True, "True"),
+    ],
+)
+def test_numbers_are_shown_as_people_read_them(value: object, shown: str) -> None:
+    row = media.show({"value": value})
+    assert isinstance(row, Row)
+    assert row.values == (shown,)

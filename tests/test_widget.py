@@ -569,3 +569,148 @@ def test_without_an_exact_refit_a_check_needs_a_retraining(explainer: Explainer)
     check = own.check([3, 5])
     assert asked == [[3, 5]]
     assert check.actual == pytest.approx([0.0] * len(own.labels), abs=1e-12)  # the same model again
+
+
+def test_a_slow_check_belongs_to_the_query_it_was_made_for(explainer: Explainer) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    running: list[int] = []
+
+    def retrain(removed: list[int]) -> torch.nn.Module:
+        running.append(1)
+        assert len(running) == 1  # never two trainings at once
+        started.set()
+        assert go_on.wait(10)
+        running.pop()
+        return mlp()
+
+    widget = ExplanationWidget(explainer, (X, Y), retrain=retrain)
+    widget.wait()
+    labels = list(widget.labels)
+    sent = Sent(widget)
+    threads = [threading.Thread(target=widget._send_check, args=({"indices": [row]},)) for row in (3, 5)]
+    threads[0].start()
+    assert started.wait(5)
+    threads[1].start()
+    widget.query, widget.damping = 4, 0.1
+    widget.wait()
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    frame = widget.checks()
+    assert frame["query"].tolist()[: len(labels)] == ["test #0"] * len(labels)
+    assert frame["label"].tolist()[: len(labels)] == labels
+    assert frame["removed"][0] == (3,)
+    assert frame["damping"][0] == 1e-3
+    assert sent.last("check")["query"] in (0, 4)
+    assert next(message["query"] for message in sent if message["kind"] == "check") == 0
+
+
+def test_checks_are_cancelled(explainer: Explainer) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    asked: list[list[int]] = []
+
+    def retrain(removed: list[int]) -> torch.nn.Module:
+        asked.append(removed)
+        started.set()
+        assert go_on.wait(10)
+        return mlp()
+
+    widget = ExplanationWidget(explainer, (X, Y), retrain=retrain)
+    widget.wait()
+    sent = Sent(widget)
+    threads = [threading.Thread(target=widget._send_check, args=({"indices": [row]},)) for row in (3, 5)]
+    threads[0].start()
+    assert started.wait(5)
+    threads[1].start()
+    while widget._checks_asked < 2:
+        time.sleep(0.01)
+    widget._on_message(widget, {"kind": "cancel_checks"}, [])
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert [message["error"] for message in sent if message["kind"] == "check"] == [
+        "The check was cancelled."
+    ] * 2
+    assert asked == [[3]]  # the one that waited never began
+    assert len(widget.checks()) == 0
+
+
+def test_what_a_callable_of_the_user_raises_names_the_callable(explainer: Explainer) -> None:
+    def fails(*args: Any) -> Any:
+        raise ZeroDivisionError("division by zero")
+
+    widget = ExplanationWidget(explainer, (X, Y), retrain=fails)
+    widget.wait()
+    sent = Sent(widget)
+    widget._send_check({"indices": [3]})
+    assert sent.last("check")["error"] == (
+        "ZeroDivisionError: division by zero. It was raised by the callable that was passed as retrain=."
+    )
+    with pytest.raises(ZeroDivisionError):
+        widget.check([3])
+    for rule, message in [
+        (fails, r"default_labels\(0\) raised ZeroDivisionError: division by zero"),
+        (lambda row: ["plain"], r"default_labels\(0\): label='plain' is not known.*Did you mean 'plane'"),
+        (lambda row: None, r"default_labels\(0\): labels=None"),
+    ]:
+        with pytest.raises(ChoiceError, match=message):
+            ExplanationWidget(explainer, (X, Y), default_labels=rule).wait()
+
+
+def test_a_widget_without_labels_goes_back_to_its_own(widget: ExplanationWidget) -> None:
+    widget.wait()
+    labels = list(widget.labels)
+    widget.labels = []
+    assert widget.labels == labels
+    assert widget.explanation.labels == tuple(labels)
+    assert ExplanationWidget(widget._explainer, (X, Y), labels=2).labels == ["frog"]
+
+
+def test_a_closed_widget_says_so_whatever_is_asked(explainer: Explainer) -> None:
+    widget = ExplanationWidget(explainer, (X, Y))
+    widget.close()
+    for change in ({"query": 3}, {"labels": ["frog"]}, {"selection": [3]}, {"like": 3}):
+        with pytest.raises(RelatifError, match="This widget is closed"):
+            widget.set_trait(*next(iter(change.items())))
+    with pytest.raises(RelatifError, match="This widget is closed"):
+        widget.checks()
+
+
+# A regression: panels are named by their targets in words
+
+
+@pytest.fixture(scope="module")
+def regression() -> Explainer:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 1).double()
+    targets = X @ torch.tensor([[1.0], [-2.0], [0.5], [0.0]], dtype=torch.float64) + 0.1
+    return Explainer(model, (X, targets), loss="mse", damping=0.01).fit(progress=False)
+
+
+def test_a_regression_reads_its_own_labels_back(regression: Explainer) -> None:
+    targets = torch.linspace(-1.23456789, 2.5, len(X), dtype=torch.float64)[:, None]
+    widget = ExplanationWidget(regression, (X, targets))
+    widget.wait()
+    assert widget.labels == ["-1.23457"]
+    widget.damping = 0.0123  # no stop yet: prepared anew, at the exact target
+    shown = widget.explanation
+    right = regression.scores(X[:1], targets[:1], damping=0.0123)[0]
+    assert [e.index for e, _ in shown.top("-1.23457", k=3)] == right.topk(3).indices.tolist()
+    assert shown.top("-1.23457", k=1)[0][1] == pytest.approx(float(right.max()), rel=1e-8)
+    check = widget.check([5])
+    influence = regression.scores(X[:1], targets[:1], method="influence", damping=0.0123)[0, 5]
+    assert check.predicted[0] == pytest.approx(float(influence) / len(X), rel=1e-8)
+    widget.labels = ["1.50"]
+    widget.wait()
+    assert widget.labels == ["1.5"]
+    assert widget.explanation.labels == ("1.5",)
+    widget.resume()
+    widget.wait()
+    assert ExplanationWidget(regression, (X, targets), labels=["true"]).explanation.labels == ("-1.23457",)
+    assert ExplanationWidget(regression, (X, targets), labels=1.5).explanation.labels == ("1.5",)
+
+
+def test_a_regression_without_targets_says_what_it_needs(regression: Explainer) -> None:
+    with pytest.raises(ChoiceError, match="A regression is explained at target values, and this test set"):
+        ExplanationWidget(regression, X).wait()
+    assert ExplanationWidget(regression, X, labels=[0.5]).explanation.labels == ("0.5",)

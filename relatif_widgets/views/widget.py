@@ -62,7 +62,14 @@ class Queries(Protocol):
     def page(self, wanted: Any, offset: int, count: int, *, around: int | None = None) -> Any: ...
 
     def check(
-        self, row: int, removed: Sequence[int], labels: Sequence[str], *, retrain: Any, damping: float
+        self,
+        row: int,
+        removed: Sequence[int],
+        labels: Sequence[str],
+        *,
+        retrain: Any,
+        damping: float,
+        progress: Callable[[float], None],
     ) -> Any: ...
 
 
@@ -198,6 +205,8 @@ class ExplanationWidget(anywidget.AnyWidget):
         )
         self._explainer: Attachable = explainer
         self._retrain = retrain
+        self._checking = threading.Lock()
+        self._checks_asked = self._checks_cancelled = 0
         self._session = Session()
         self._wanted = 0  # counts requests: a preparation that is no longer the newest stops
         self._cancelled = 0  # the request up to which the user wants no more
@@ -211,7 +220,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         self._guard = threading.RLock()
         super().__init__(
             query=query,
-            labels=[self._name(label) for label in ([labels] if isinstance(labels, str) else labels or [])],
+            labels=[self._name(label) for label in _listed(labels)],
             method=method,
             compare=[compare] if isinstance(compare, str) else list(compare),
             k=k,
@@ -343,27 +352,55 @@ class ExplanationWidget(anywidget.AnyWidget):
                 "ExplanationWidget(..., retrain=callable(removed_indices) -> model)."
             )
         self.wait()
-        row = self.query
-        found = queries.check(
-            row, list(chosen), list(self.labels), retrain=self._retrain, damping=self.damping
-        )
-        self._session.checks.append((f"test #{row}", found))
+        row, labels, damping = self.query, list(self.labels), self.damping
+
+        def progress(fraction: float) -> None:
+            if self._closed or asked <= self._checks_cancelled:
+                raise RelatifError("The check was cancelled.")
+
+        self._checks_asked += 1
+        asked = self._checks_asked
+        with self._checking:  # the user's own training runs once at a time
+            progress(0.0)
+            try:
+                found = queries.check(
+                    row, list(chosen), labels, retrain=self._retrain, damping=damping, progress=progress
+                )
+            except RelatifError:
+                raise
+            except Exception as error:
+                if self._retrain is None:
+                    raise
+                error.add_note("It was raised by the callable that was passed as retrain=.")
+                raise
+            self._session.checks.append((f"test #{row}", found))
         return row, found
 
     def checks(self) -> pd.DataFrame:
-        """Every check of this widget so far, a line for each label: query, and the columns of `Check.to_frame`."""
+        """Every check of this widget so far, a line for each label.
+
+        Returns:
+            query, removed (a tuple), the columns of `Check.to_frame`, damping.
+        """
         import pandas as pd
 
+        self._open()
         frames = []
         for query, check in self._session.checks:
             frame = check.to_frame()
             frame.insert(0, "query", query)
+            frame.insert(1, "removed", [check.removed] * len(frame))
+            frame["damping"] = check.damping
             frames.append(frame)
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def cancel(self) -> None:
         """Stop the preparation that runs; what is ranked already of the training set is kept and marked."""
         self._cancelled = self._wanted
+
+    def cancel_checks(self) -> None:
+        """Stop the checks by retraining that run or wait; a `retrain=` callable at work is waited for."""
+        self._checks_cancelled = self._checks_asked
 
     def resume(self) -> None:
         """Prepare what was cut short to its end."""
@@ -400,15 +437,16 @@ class ExplanationWidget(anywidget.AnyWidget):
 
     @traitlets.validate("query")
     def _valid_query(self, proposal: dict[str, Any]) -> int:
-        if not 0 <= proposal["value"] < len(self._queries):
+        count = len(self._open_queries())
+        if not 0 <= proposal["value"] < count:
             raise ChoiceError(
-                f"query={proposal['value']} is outside the test set; expected 0 to {len(self._queries) - 1}."
+                f"query={proposal['value']} is outside the test set; expected 0 to {count - 1}."
             )
         return int(proposal["value"])
 
     @traitlets.validate("labels")
     def _valid_labels(self, proposal: dict[str, Any]) -> list[str]:
-        names = self._queries.class_names
+        names = self._open_queries().class_names
         for label in proposal["value"]:
             if names:
                 one_of("label", label, names)
@@ -519,6 +557,11 @@ class ExplanationWidget(anywidget.AnyWidget):
             if self._closed or self._request == request:
                 return
             if self._is_prepared():
+                if not self.labels:
+                    known = self._session.get(self.query)
+                    self._set(
+                        "labels", self._session.labels(self.query) or list(known.labels if known else ())
+                    )
                 self._wanted += 1  # whatever still runs was for something else
                 self._request = self._failure = None
                 self._display(self._session.get(self.query), self._session.similar(self.like))
@@ -587,8 +630,10 @@ class ExplanationWidget(anywidget.AnyWidget):
             self._session.keep(query, explanation)
             if similar is not None and like is not None:
                 self._session.keep_similar(like, similar)
-            if not self.labels:
-                self._set("labels", list(explanation.labels))
+            if not set(self.labels) <= set(explanation.labels) or not self.labels:
+                # In a regression a panel's name is its target in words, whatever was asked for.
+                asked = len(self.labels) or len(explanation.labels)
+                self._set("labels", list(explanation.labels[:asked]))
             self._display(explanation, similar)
             self._report("ready", _cut_short(explanation))
             self._settled.set()
@@ -657,6 +702,8 @@ class ExplanationWidget(anywidget.AnyWidget):
             _background(self._send_check, content).start()
         elif kind == "cancel":
             self.cancel()
+        elif kind == "cancel_checks":
+            self.cancel_checks()
         elif kind == "resume":
             self.resume()
 
@@ -732,9 +779,20 @@ def _cut_short(explanation: Explanation | None) -> str:
     return f"Cancelled: ranks the first {part:,} of {whole:,} training examples."
 
 
+def _listed(labels: Any) -> list[Any]:
+    if labels is None:
+        return []
+    return (
+        [labels] if isinstance(labels, (str, int, float)) or not hasattr(labels, "__iter__") else list(labels)
+    )
+
+
 def in_words(error: Exception) -> str:
     """An error as the widget shows it: ours as they are, others with their kind."""
-    return str(error) if isinstance(error, RelatifError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, RelatifError):
+        return str(error)
+    notes = " ".join(getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {error}{'. ' if notes else ''}{notes}"
 
 
 def _background(target: Callable[..., None], *args: Any) -> threading.Thread:
