@@ -18,6 +18,9 @@ export function signed(score: number): string {
   return `${score > 0 ? "+" : "−"}${digits(Math.abs(score))}`;
 }
 
+/** A number in words (or several), with the minus sign of the other numbers. */
+export const decimal = (text: string): string => minus(text);
+
 export const share = (probability: number): string => probability.toFixed(2);
 
 /** A damping stop without idle zeros. */

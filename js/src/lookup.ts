@@ -105,6 +105,14 @@ export function longestList(doc: Explanation): number {
   return longest;
 }
 
+/** Whether k-NN has anything to show: examples of different shapes have no distance. */
+export const hasNeighbours = (doc: Explanation): boolean =>
+  doc.panels.some((panel) =>
+    panel.rankings.some(
+      ({ method, examples }) => method === "nearest" && examples.some((row) => row.length > 0),
+    ),
+  );
+
 export function className(doc: Explanation, label: number | null): string | null {
   return label === null ? null : (doc.class_names[label] ?? null);
 }

@@ -75,6 +75,7 @@ export type ToKernel =
   | { kind: "detail"; index: number }
   | { kind: "check"; indices: number[] }
   | { kind: "cancel" }
+  | { kind: "cancel_checks" }
   | { kind: "resume" };
 
 export interface StripItem {
@@ -115,7 +116,7 @@ export type FromKernel =
   | { kind: "similar"; index: number | null; document: unknown }
   | { kind: "returned"; of: number; counts: Returned }
   | { kind: "detail"; index: number; media: Media }
-  | { kind: "check"; query: number; check: CheckResult | string }
+  | { kind: "check"; query: number; removed: number[]; check: CheckResult | string }
   | { kind: "error"; id: number | null; message: string };
 
 /** For how many prepared queries an example is among the cards, by method and training index. */
@@ -129,6 +130,7 @@ export interface CheckResult {
   after: number[];
   predicted: number[];
   actual: number[];
+  damping: number;
 }
 
 /** Check a message; null for one that is not ours to read. Throws where ours is damaged. */
@@ -166,6 +168,7 @@ export function parseMessage(value: unknown): FromKernel | null {
       return {
         kind: "check",
         query: field(fields, "check", "query", count),
+        removed: field(fields, "check", "removed", list(count)),
         check:
           typeof fields.error === "string"
             ? fields.error
@@ -207,6 +210,7 @@ const readCheck: Reader<CheckResult> = (value, path) => {
     after: field(fields, path, "after", list(finite)),
     predicted: field(fields, path, "predicted", list(finite)),
     actual: field(fields, path, "actual", list(finite)),
+    damping: field(fields, path, "damping", finite),
   };
 };
 

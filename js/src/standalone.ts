@@ -19,6 +19,7 @@ export function start(page: Document): (() => void) | null {
       requestDetail: () => {},
       check: () => {},
       cancel: () => {},
+      cancelChecks: () => {},
       resume: () => {},
     });
     view.setState(explanation.settings);

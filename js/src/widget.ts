@@ -27,7 +27,18 @@ const PATIENCE = 8000;
 
 function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
   const widget = model as unknown as Model;
-  const send = (message: ToKernel): void => model.send(message);
+  /** Whether it went out: a comm whose kernel is gone throws. */
+  const send = (message: ToKernel): boolean => attempt(() => model.send(message));
+  const save = (): boolean => attempt(() => widget.save_changes());
+  const attempt = (act: () => void): boolean => {
+    try {
+      act();
+      return true;
+    } catch {
+      view.setSilent(true);
+      return false;
+    }
+  };
   // Two views of one model hear each other's replies; a random start keeps their ids apart.
   let asked = Math.floor(Math.random() * 2 ** 31) * 1024;
   const owed = new Set<number>();
@@ -47,24 +58,27 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
     live: true,
     commit(changed) {
       for (const [name, value] of Object.entries(changed)) widget.set(name, value);
-      widget.save_changes();
+      save();
     },
     pickQuery(index) {
       if (index === widget.get("query")) return;
       widget.set("query", index);
-      widget.save_changes();
-      expect();
+      if (save()) expect();
     },
     requestStrip(question) {
       owed.add(++asked);
-      send({ kind: "strip", id: asked, ...question });
-      expect();
+      if (send({ kind: "strip", id: asked, ...question })) expect();
     },
     requestDetail(index) {
       send({ kind: "detail", index });
     },
     check(indices) {
-      send({ kind: "check", indices });
+      if (!send({ kind: "check", indices })) {
+        view.setCheck(widget.get("query"), indices, "The kernel is gone.");
+      }
+    },
+    cancelChecks() {
+      send({ kind: "cancel_checks" });
     },
     cancel() {
       send({ kind: "cancel" });
@@ -119,7 +133,7 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
       } else if (message.kind === "detail") {
         view.setDetail(message.index, message.media);
       } else if (message.kind === "check") {
-        view.setCheck(message.query, message.check);
+        view.setCheck(message.query, message.removed, message.check);
       } else if (message.kind === "strip") {
         if (owed.delete(message.id)) view.setStrip(message.page);
       } else if (message.id === null) {

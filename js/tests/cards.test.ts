@@ -146,8 +146,8 @@ describe("comparing", () => {
       "mean probability 0.38",
       "shares 1 of 2 with IF",
     ]);
-    expect(texts(influence, ".rw-ranks > :last-child")).toEqual(["ℓ >2", "ℓ 2"]);
-    expect(texts(relative, ".rw-ranks > :last-child")).toEqual(["IF >2", "IF 2"]);
+    expect(texts(influence, ".rw-ranks")).toEqual(["ℓ rank >2", "ℓ rank 2"]);
+    expect(texts(relative, ".rw-ranks")).toEqual(["IF rank >2", "IF rank 2"]);
   });
 
   test("adds any method, and takes the last away with the switch", async () => {
@@ -211,11 +211,11 @@ describe("a closer look", () => {
       "model says": "plane ✓",
       probability: "0.50",
       "training loss": "0.500",
-      "self-influence": "16.0 · 1 of 4,000 · global",
+      "self-influence": "16.0 · rank 1 of 4,000 · global",
       IF: "+4.00 · rank 2",
       "θ-RelatIF": "+4.00 · rank 2",
       "ℓ-RelatIF": "+4.00 · rank 2",
-      "k-NN": "not among its 2",
+      "k-NN": "not among its first 2",
       "without it": "loss of bird +0.00100", // 4 / 4,000
     });
     await expectAccessible();
@@ -267,7 +267,7 @@ describe("a closer look", () => {
 describe("more like this", () => {
   test("is a panel of its own that answers the controls, and closes", () => {
     page.view.setState({ selection: [10, 12] });
-    named(one(root, ".rw-frame > .rw-actions"), "More like this").click();
+    named(one(root, ".rw-frame > .rw-actions"), "More like #12").click();
     expect(page.host.commit).toHaveBeenLastCalledWith({ like: 12 });
     expect(one(root, ".rw-likes").hidden).toBe(true);
     const likes = fixture();
@@ -292,22 +292,32 @@ describe("check by retraining", () => {
     after: [0.7],
     predicted: [0.045],
     actual: [0.05],
+    damping: 0.01,
   };
 
-  test("is offered only where the host can", () => {
-    page.view.setState({ can_check: false, selection: [10] });
-    expect(named(one(root, ".rw-frame > .rw-actions"), "Check by retraining").hidden).toBe(true);
+  const action = (): HTMLButtonElement =>
+    named(one(root, ".rw-frame > .rw-actions"), "Check by retraining");
+  const items = (): string[] => texts(root, ".rw-check-list > li");
+
+  test("says what it takes where the host cannot", () => {
+    page.view.setState({ selection: [10] });
+    expect(action().title).toContain("Retrain without these examples");
+    page.view.setState({ can_check: false });
+    expect(action().title).toContain("pass ExplanationWidget(..., retrain=");
+    action().click(); // the kernel answers with the same words
+    expect(page.host.check).toHaveBeenLastCalledWith([10]);
   });
 
-  test("shows what came beside what was foretold, for this query only", async () => {
+  test("shows what came beside what was foretold, with the damping, at its own query", async () => {
     page.view.setState({ selection: [10, 12] });
-    named(one(root, ".rw-frame > .rw-actions"), "Check by retraining").click();
+    action().click();
     expect(page.host.check).toHaveBeenLastCalledWith([10, 12]);
-    expect(texts(root, ".rw-check-list li")).toEqual(["Retraining without #10, #12…"]);
-    page.view.setCheck(7, result);
-    expect(texts(root, ".rw-check-list li")).toEqual(["Retraining without #10, #12…"]);
-    page.view.setCheck(375, result);
+    expect(items()).toEqual(["Retraining without #10, #12…Cancel"]);
+    page.view.setCheck(7, [10, 12], result);
+    expect(items()).toEqual(["Retraining without #10, #12…Cancel"]);
+    page.view.setCheck(375, [10, 12], result);
     expect(texts(root, ".rw-check-list b")).toEqual(["Without #10, #12"]);
+    expect(one(root, ".rw-check-list b + span").textContent).toBe(" at damping 0.01");
     expect(texts(root, ".rw-check-line > span")).toEqual([
       "loss of bird: 0.650 → 0.700",
       "retrained",
@@ -319,14 +329,27 @@ describe("check by retraining", () => {
     ]);
     await expectAccessible();
     const next = fixture();
-    next.query = { ...next.query, name: "test #8", index: 8 };
+    next.query = { ...next.query, name: "test #7", index: 7 };
     page.view.setExplanation(next);
+    expect(items()).toHaveLength(1); // that of test #7, which came while #375 was on display
+    next.query = { ...next.query, name: "test #8", index: 8 };
+    page.view.setExplanation({ ...next });
     expect(one(root, ".rw-checks").hidden).toBe(true);
+    page.view.setExplanation(doc);
+    expect(texts(root, ".rw-check-list b")).toEqual(["Without #10, #12"]);
   });
 
-  test("says what went wrong", () => {
-    page.view.setCheck(375, "retrain= returned None; expected a model.");
-    expect(texts(root, ".rw-check-failed")).toEqual(["retrain= returned None; expected a model."]);
+  test("runs once however often it is asked for, and can be cancelled", () => {
+    page.view.setState({ selection: [10, 12] });
+    for (let time = 0; time < 3; time++) action().click();
+    expect(page.host.check).toHaveBeenCalledTimes(1);
+    expect(items()).toHaveLength(1);
+    named(one(root, ".rw-checks"), "Cancel").click();
+    expect(page.host.cancelChecks).toHaveBeenCalledTimes(1);
+    page.view.setCheck(375, [12, 10], "The check was cancelled.");
+    expect(items()).toEqual(["The check was cancelled."]);
+    action().click();
+    expect(page.host.check).toHaveBeenCalledTimes(2);
   });
 });
 

@@ -23,6 +23,7 @@ export function open(doc: Explanation | null, live = true): Page {
     requestDetail: vi.fn(),
     check: vi.fn(),
     cancel: vi.fn(),
+    cancelChecks: vi.fn(),
     resume: vi.fn(),
   };
   const view = createView(root, { ...host, live } satisfies Callbacks);

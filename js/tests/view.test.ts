@@ -115,7 +115,7 @@ describe("a document", () => {
   test("shows a regression without classes", async () => {
     page = open(regression());
     root = page.root;
-    expect(one(root, ".rw-why").textContent).toBe("Why “3.1”?");
+    expect(one(root, ".rw-why").textContent).toBe("Why 3.1, not 2.9?");
     expect(one(root, ".rw-facts").textContent).toContain("predicted 3.1 · true 2.9");
     expect(root.querySelector(".rw-label")).toBeNull();
     expect(one(root, ".rw-note").textContent).toBe("pulled the model towards 2.9");
@@ -201,6 +201,18 @@ describe("a control", () => {
     expect(one(root, ".rw-note").textContent).toBe(
       "nearest pictures to the model’s last layer, whatever the label",
     );
+  });
+
+  test("k-NN cannot be chosen where examples have no distance to each other", () => {
+    for (const panel of doc.panels) {
+      const nearest = panel.rankings.find((one) => one.method === "nearest");
+      if (nearest) Object.assign(nearest, { examples: [[]], scores: [[]] });
+    }
+    root = open(doc).root;
+    expect(radio(root, "nearest").disabled).toBe(true);
+    expect(radio(root, "nearest").closest("label")?.title).toContain('space="features"');
+    const chip = one<HTMLInputElement>(root, '.rw-compare input[value="nearest"]');
+    expect(chip.closest("label")?.hidden).toBe(true);
   });
 
   test("for damping is disabled where there is one stop", () => {
@@ -357,6 +369,9 @@ describe("status", () => {
     page.view.setStatus({ status: "error", progress: 0, message });
     expect(one(root, "[role=alert]").textContent).toBe(message);
     expect(one(root, "[role=alert]").hidden).toBe(false);
+    page.view.setState({ query: 8 });
+    page.view.setStatus({ status: "error", progress: 0, message: "no" });
+    expect(one(root, "[role=alert]").textContent).toBe("Test #8: no"); // #375 is still on display
     page.view.setStatus({ status: "preparing", progress: 0, message: "" });
     expect(one(root, "[role=alert]").hidden).toBe(true);
   });

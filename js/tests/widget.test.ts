@@ -198,6 +198,18 @@ describe("traits", () => {
   });
 });
 
+test("a kernel that is gone is said at once", () => {
+  deliver();
+  model.send = () => {
+    throw new Error("Cannot send");
+  };
+  all<HTMLElement>(root, ".rw-face")[0]?.click();
+  const check = all(root, ".rw-action").find((one) => one.textContent === "Check by retraining");
+  check?.click();
+  expect(one(root, "[role=alert]").textContent).toContain("The kernel does not answer");
+  expect(texts(root, ".rw-check-list > li")).toEqual(["The kernel is gone."]);
+});
+
 test("clean-up lets go of the model and the page", () => {
   deliver();
   stop();

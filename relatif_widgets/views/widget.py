@@ -741,14 +741,14 @@ class ExplanationWidget(anywidget.AnyWidget):
         self.send({"kind": "detail", "id": request.get("id"), "index": index, "media": asdict(media)})
 
     def _send_check(self, request: dict[str, Any]) -> None:
-        identity = request.get("id")
+        identity, indices, row = request.get("id"), request.get("indices", []), self.query
+        answer = {"kind": "check", "id": identity, "removed": indices}
         try:
-            indices = [int(index) for index in request["indices"]]
-            row, found = self._check(indices)
+            row, found = self._check([int(index) for index in indices])
         except Exception as error:
-            self.send({"kind": "check", "id": identity, "query": self.query, "error": in_words(error)})
+            self.send({**answer, "query": row, "error": in_words(error)})
             return
-        self.send({"kind": "check", "id": identity, "query": row, "check": asdict(found)})
+        self.send({**answer, "query": row, "check": asdict(found)})
 
     def _send_strip(self, request: dict[str, Any]) -> None:
         identity = request.get("id")

@@ -166,11 +166,11 @@ def test_methods_are_compared_in_rows(open_widget: Callable[..., PlainHost]) -> 
         f"shares {len(by_influence & by_loss)} of 5 with IF"
         in rows.nth(1).locator(".rw-row-facts").inner_text()
     )
-    ranks = rows.nth(1).locator(".rw-ranks > :last-child").all_inner_texts()
+    ranks = rows.nth(1).locator(".rw-ranks").all_inner_texts()
     part = frame[frame["method"] == "loss_relative"]
     assert ranks == [
         " · ".join(
-            f"{name} {'>20' if math.isnan(rank) else int(rank)}"
+            f"{name} rank {'>20' if math.isnan(rank) else int(rank)}"
             for name, rank in zip(("IF", "k-NN"), pair, strict=True)
         )
         for pair in part[["rank_influence", "rank_nearest"]].astype(float).to_numpy().tolist()
@@ -195,7 +195,7 @@ def test_a_closer_look_tells_the_numbers_and_walks_the_row(
     own = explainer.self_influence()
     rank = int((own > own[shown[0]]).sum()) + 1
     assert values["self-influence"].startswith(f"{float(own[shown[0]]):.3g}"[:4])
-    assert f"{rank} of 120" in values["self-influence"]
+    assert f"rank {rank} of 120" in values["self-influence"]
     influence = float(explainer.scores(TEST[0][:1], ["level"], method="influence")[0, shown[0]])
     said = float(values["without it"].split()[-1].replace("−", "-").replace("+", ""))
     assert said == pytest.approx(influence / 120, rel=0.01)

@@ -102,7 +102,7 @@ def small(jupyter: JupyterServer) -> str:
 
 def test_the_tutorial_ends_in_a_gallery_that_slides(open_notebook: Open, host: Host) -> None:
     page = open_notebook(TUTORIAL, host=host)
-    page.page.set_viewport_size({"width": 1560, "height": 1100})  # wide enough for two panels side by side
+    page.page.set_viewport_size({"width": 1720, "height": 1100})  # wide enough for two panels side by side
     page.run_all(timeout=180)
     gallery = Gallery(page)
 
@@ -471,7 +471,8 @@ def test_an_error_is_read_in_the_gallery_and_the_next_pick_recovers(open_noteboo
     )
     alert = gallery.root.get_by_role("alert")
     alert.wait_for()
-    assert alert.inner_text() == "the <b>gradient</b> for example 3 is NaN"  # text, never markup
+    said = "Test #5: the <b>gradient</b> for example 3 is NaN"  # text, never markup
+    assert alert.inner_text() == said
     page.run_in_kernel("QuerySet.explain = plain")
     gallery.root.locator(".rw-thumb").nth(6).click()
     gallery.expect_query(6)
@@ -483,7 +484,7 @@ def test_screenshots_of_the_gallery(open_notebook: Open, tmp_path: Path) -> None
     """Light and dark, for the README; RELATIF_SCREENSHOTS names the folder to keep them in."""
     folder = Path(os.environ.get("RELATIF_SCREENSHOTS") or tmp_path)
     page = open_notebook(TUTORIAL)
-    page.page.set_viewport_size({"width": 1560, "height": 1100})
+    page.page.set_viewport_size({"width": 1720, "height": 1100})
     page.run_all(timeout=180)
     gallery = Gallery(page)
     page.expect_in_kernel("widget.status", "ready")

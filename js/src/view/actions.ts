@@ -1,8 +1,8 @@
 /** What can be done with the selected cards, and what checks by retraining have found. */
 
-import { digits, signed, whole } from "../format";
+import { damping, digits, signed, whole } from "../format";
 import type { CheckResult } from "../messages";
-import { button, el, setText } from "./dom";
+import { arrange, button, el, setText } from "./dom";
 import { createTagChips } from "./tags";
 
 export interface Actions {
@@ -21,6 +21,11 @@ export interface ActionEvents {
   clear(): void;
 }
 
+const CHECK = "Retrain without these examples, and compare with what influence predicts";
+/** The kernel says the same where it is asked all the same. */
+export const NO_CHECK =
+  "This model has no exact refit: pass ExplanationWidget(..., retrain=callable(removed_indices) -> model)";
+
 export function createActions(signal: AbortSignal, events: ActionEvents): Actions {
   const count = el("span", { class: "rw-count" });
   const chips = createTagChips(signal, (tag, on) => events.tag([...selected], tag, on));
@@ -28,7 +33,6 @@ export function createActions(signal: AbortSignal, events: ActionEvents): Action
   const check = button({
     class: "rw-action",
     text: "Check by retraining",
-    title: "Retrain without the selected examples, and compare with what influence predicts",
   });
   const clear = button({ class: "rw-action", text: "Clear", title: "Select nothing (Esc)" });
   const node = el(
@@ -64,7 +68,8 @@ export function createActions(signal: AbortSignal, events: ActionEvents): Action
       count.title = selection.map((index) => `#${index}`).join(", ");
       const last = selection[selection.length - 1];
       like.title = `Training examples like #${last}, the last one selected`;
-      check.hidden = !canCheck;
+      setText(like, selection.length > 1 ? `More like #${last}` : "More like this");
+      check.title = canCheck ? CHECK : NO_CHECK;
       chips.draw(
         selection.map((index) => tags[`${index}`] ?? []),
         Object.values(tags).flat(),
@@ -75,48 +80,82 @@ export function createActions(signal: AbortSignal, events: ActionEvents): Action
 
 export interface Checks {
   readonly node: HTMLElement;
-  /** A check that runs. */
-  pending(indices: readonly number[]): void;
-  done(check: CheckResult): void;
-  failed(message: string): void;
-  /** Another query: its own checks only. */
-  clear(): void;
+  /** A check begins; false where the same one runs already. */
+  pending(query: number, indices: readonly number[]): boolean;
+  /** What a check found, or why it failed. */
+  done(query: number, removed: readonly number[], check: CheckResult | string): void;
+  /** Show the checks of one query. */
+  show(query: number | null): void;
 }
 
-export function createChecks(): Checks {
+interface Kept {
+  key: string;
+  node: HTMLElement;
+  running: boolean;
+}
+
+export function createChecks(signal: AbortSignal, onCancel: () => void): Checks {
   const list = el("ul", { class: "rw-check-list", attrs: { role: "list" } });
   const node = el(
     "section",
     { class: "rw-checks", attrs: { "aria-label": "Checks by retraining", "aria-live": "polite" } },
     list,
   );
-  node.hidden = true;
-  let waiting: HTMLElement[] = [];
-
-  const add = (item: HTMLElement): void => {
-    waiting.shift()?.remove();
-    list.append(item);
-    node.hidden = false;
+  const kept = new Map<number, Kept[]>();
+  let shown: number | null = null;
+  const keyOf = (indices: readonly number[]): string => [...indices].sort((a, b) => a - b).join();
+  const of = (query: number): Kept[] => {
+    const known = kept.get(query) ?? [];
+    kept.set(query, known);
+    return known;
   };
+  const draw = (): void => {
+    const mine = shown === null ? [] : of(shown);
+    arrange(
+      list,
+      mine.map((one) => one.node),
+    );
+    node.hidden = mine.length === 0;
+  };
+  list.addEventListener(
+    "click",
+    ({ target }) => {
+      if (target instanceof Element && target.closest("button")) onCancel();
+    },
+    { signal },
+  );
+  draw();
+
   return {
     node,
-    pending(indices) {
-      const text = `Retraining without ${names(indices)}…`;
-      const item = el("li", { class: "rw-quiet", text });
-      waiting.push(item);
-      list.append(item);
-      node.hidden = false;
+    pending(query, indices) {
+      const key = keyOf(indices);
+      if (of(query).some((one) => one.running && one.key === key)) return false;
+      const item = el(
+        "li",
+        { class: "rw-check-running" },
+        el("span", { class: "rw-quiet", text: `Retraining without ${names(indices)}…` }),
+        button({ class: "rw-action", text: "Cancel" }),
+      );
+      of(query).push({ key, node: item, running: true });
+      draw();
+      return true;
     },
-    done(check) {
-      add(checkItem(check));
+    done(query, removed, check) {
+      const key = keyOf(removed);
+      const mine = of(query);
+      const at = mine.findIndex((one) => one.running && one.key === key);
+      if (at >= 0) mine.splice(at, 1);
+      const item =
+        typeof check === "string"
+          ? el("li", { class: "rw-check-failed", text: check })
+          : checkItem(check);
+      mine.push({ key, node: item, running: false });
+      draw();
     },
-    failed(message) {
-      add(el("li", { class: "rw-check-failed", text: message }));
-    },
-    clear() {
-      waiting = [];
-      list.replaceChildren();
-      node.hidden = true;
+    show(query) {
+      shown = query;
+      draw();
     },
   };
 }
@@ -154,5 +193,11 @@ function checkItem(check: CheckResult): HTMLElement {
       el("span", { class: "rw-num", text: signed(predicted) }),
     );
   });
-  return el("li", {}, el("b", { text: `Without ${names(check.removed)}` }), ...lines);
+  return el(
+    "li",
+    {},
+    el("b", { text: `Without ${names(check.removed)}` }),
+    el("span", { class: "rw-quiet", text: ` at damping ${damping(check.damping)}` }),
+    ...lines,
+  );
 }

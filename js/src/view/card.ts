@@ -137,9 +137,9 @@ export function createCard(
       } else tick.hidden = true;
       const places = others.map(
         ({ method: other, rank, of }) =>
-          `${SHORT[other]} ${rank === null ? `>${of}` : whole(rank)}`,
+          `${SHORT[other]} rank ${rank === null ? `>${of}` : whole(rank)}`,
       );
-      ranks.replaceChildren(hush(" rank "), el("span", { text: places.join(" · ") }));
+      setText(ranks, places.join(" · "));
       ranks.title = places.length > 0 ? "Its rank under the other methods in view" : "";
       ranks.hidden = places.length === 0;
       tagged.replaceChildren(hush(" tagged "), el("span", { text: tags.join(", ") }));

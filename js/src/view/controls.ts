@@ -1,7 +1,7 @@
 /** The row of controls: method, k, damping, sign. */
 import { type Explanation, METHODS, type Method, type Sign } from "../explanation";
 import { damping as dampingText, ratio } from "../format";
-import { longestList, stopOf } from "../lookup";
+import { hasNeighbours, longestList, stopOf } from "../lookup";
 import { el, keyed, setText, uniqueId } from "./dom";
 import type { Commit, ViewState } from "./state";
 
@@ -29,6 +29,9 @@ const SIGNS: Record<Sign, [text: string, help: string]> = {
 };
 
 const DEFAULT_LONGEST = 20;
+export const NO_DISTANCE =
+  "These examples have no distance to each other, such as texts of different lengths: " +
+  'Explainer(..., space="features") measures by the model’s last layer';
 const NO_MODEL = "k-NN compares distances only: it has no";
 
 export interface Controls {
@@ -98,10 +101,11 @@ export function createControls(
     node,
     draw(state, doc) {
       const nearest = state.method === "nearest";
-      method.draw(state.method, null);
+      const near = !doc || hasNeighbours(doc);
+      method.draw(state.method, null, near ? {} : { nearest: NO_DISTANCE });
       const alone = nearest && state.compare.every((one) => one === "nearest");
       sign.draw(state.sign, alone ? `${NO_MODEL} sign.` : null);
-      compare.draw(state.method, state.compare);
+      compare.draw(state.method, state.compare, near);
 
       const longest = doc ? longestList(doc) : DEFAULT_LONGEST;
       const shown = Math.min(state.k, longest);
@@ -131,6 +135,7 @@ export function createControls(
 function segments(legend: string, choices: [value: string, text: string, help: string][]) {
   const name = uniqueId(legend.toLowerCase());
   const inputs = new Map<string, HTMLInputElement>();
+  const helps = new Map(choices.map(([value, , help]) => [value, help]));
   const node = el(
     "fieldset",
     { class: "rw-segments" },
@@ -144,10 +149,13 @@ function segments(legend: string, choices: [value: string, text: string, help: s
   return {
     node,
     name,
-    draw(value: string, idle: string | null) {
+    /** `idle` is why no choice applies, `without` why some do not. */
+    draw(value: string, idle: string | null, without: Record<string, string> = {}) {
       for (const [key, input] of inputs) {
         input.checked = key === value;
-        input.disabled = idle !== null;
+        input.disabled = idle !== null || (key in without && key !== value);
+        const label = input.closest("label");
+        if (label) label.title = without[key] ?? helps.get(key) ?? "";
       }
       node.title = idle ?? "";
       node.classList.toggle("rw-idle", idle !== null);
@@ -199,7 +207,7 @@ function comparison() {
       if (![...boxes.values()].includes(target)) return null;
       return METHODS.filter((method) => boxes.get(method)?.checked && method !== chosen);
     },
-    draw(method: Method, compared: readonly Method[]) {
+    draw(method: Method, compared: readonly Method[], near: boolean) {
       chosen = method;
       const others = compared.filter((one) => one !== method);
       on.checked = others.length > 0;
@@ -207,7 +215,7 @@ function comparison() {
       for (const [one, box] of boxes) {
         box.checked = others.includes(one);
         const label = labels.get(one);
-        if (label) label.hidden = one === method;
+        if (label) label.hidden = one === method || (one === "nearest" && !near);
       }
     },
   };

@@ -8,6 +8,7 @@ import {
 } from "../explanation";
 import { digits, share, signed, whole } from "../format";
 import { className, extent, influenceOf, isGlobal, rankOf, topCards } from "../lookup";
+import { NO_CHECK } from "./actions";
 import { labelOf } from "./card";
 import { METHOD_TITLES } from "./controls";
 import { button, el, focused, hush, keyed, setText, toggleAttr, uniqueId } from "./dom";
@@ -190,7 +191,7 @@ export function createDetails(signal: AbortSignal, live: boolean, events: Detail
     },
     draw(setting, notes, canCheck) {
       latest = { setting, notes };
-      check.hidden = !canCheck;
+      check.title = canCheck ? "" : NO_CHECK;
       if (place) redraw();
     },
     setMedia(index, media) {
@@ -231,7 +232,7 @@ function factsOf(
     const global = isGlobal(doc, position, stop) ? " · global" : "";
     facts.push([
       "self-influence",
-      `${digits(own)} · ${whole(rank + 1)} of ${whole(doc.provenance.train_size)}${global}`,
+      `${digits(own)} · rank ${whole(rank + 1)} of ${whole(doc.provenance.train_size)}${global}`,
       "How much the model leans on this one example, and its place among all of them",
     ]);
   }
@@ -242,12 +243,12 @@ function factsOf(
     const score = all[(place ?? 0) - 1]?.score;
     const value =
       score === undefined
-        ? `not among its ${all.length}`
+        ? `not among its first ${all.length}`
         : `${method === "nearest" ? `distance ${digits(extent(method, score))}` : signed(score)} · rank ${place}`;
     const back = notes.returned(method, one.index);
     const also =
       notes.of > 1 && back > 0
-        ? ` · returned for ${whole(back)} of ${whole(notes.of)} queries`
+        ? ` · among the cards of ${whole(back)} of ${whole(notes.of)} prepared queries`
         : "";
     facts.push([METHOD_TITLES[method], `${value}${also}`]);
   }

@@ -3,7 +3,7 @@ import { type Explanation, METHODS, type Method, type Panel, type Sign } from ".
 import { share, whole } from "../format";
 import { extent, isGlobal, panelNamed, type Ranked, rankOf, topCards } from "../lookup";
 import { type Card, createCard } from "./card";
-import { METHOD_TITLES } from "./controls";
+import { METHOD_TITLES, NO_DISTANCE } from "./controls";
 import { arrange, button, el, hush, setText, uniqueId } from "./dom";
 import { isPicture, type Sheet } from "./media";
 import { focusStop, follow, settle } from "./roving";
@@ -216,7 +216,10 @@ export function createPanels(signal: AbortSignal, live: boolean, events: PanelEv
     const small = its.examples.every((example) => isPicture(example.media));
     const id = uniqueId("row");
     const name = el("h4", { class: "rw-row-name", text: METHOD_TITLES[method], attrs: { id } });
-    const facts = el("p", { class: "rw-quiet rw-row-facts" });
+    const facts = el("p", {
+      class: "rw-quiet rw-row-facts",
+      title: "The model’s probability of the training labels, on average over these cards",
+    });
     const list = el("ul", {
       class: small ? "rw-cards" : "rw-cards rw-wide",
       attrs: { role: "list", "aria-labelledby": `${heading} ${id}` },
@@ -268,7 +271,8 @@ export function createPanels(signal: AbortSignal, live: boolean, events: PanelEv
         seats.set(list, { doc: its, panel, method, ranked, faces });
         list.hidden = nodes.length === 0;
         nothing.hidden = nodes.length > 0;
-        setText(nothing, nodes.length > 0 ? "" : emptyNote(setting.sign, panel.name));
+        const empty = method === "nearest" ? NO_DISTANCE : emptyNote(setting.sign, panel.name);
+        setText(nothing, nodes.length > 0 ? "" : empty);
         return faces;
       },
     };

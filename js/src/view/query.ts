@@ -1,6 +1,6 @@
 /** The test example, the question in words, and the model's answer as bars. */
 import type { Explanation } from "../explanation";
-import { share } from "../format";
+import { decimal, share } from "../format";
 import { className, likeliest, panelNamed } from "../lookup";
 import { arrange, button, el, hush, setText, toggleAttr } from "./dom";
 import { drawMedia, type Sheet } from "./media";
@@ -110,7 +110,7 @@ export function createQuery(
       const { query } = next;
       const says = className(next, query.predicted) ?? query.output;
       picture.replaceChildren(drawMedia(query.media, sheet, query.name, { rows: 12 }));
-      heading.textContent = says === null ? "Why?" : `Why “${says}”?`;
+      heading.textContent = headingOf(query, says);
       facts.replaceChildren(...factsOf(next));
     },
     draw(labels) {
@@ -123,13 +123,22 @@ export function createQuery(
   };
 }
 
+function headingOf({ output, target }: Explanation["query"], says: string | null): string {
+  if (says === null) return "Why?";
+  if (output === null) return `Why “${says}”?`;
+  // A regression is explained at its target.
+  return target === null
+    ? `Why ${decimal(output)}?`
+    : `Why ${decimal(output)}, not ${decimal(target)}?`;
+}
+
 function factsOf(doc: Explanation): Node[] {
   const { query } = doc;
   const name = document.createTextNode(query.name);
   if (query.probabilities.length === 0) {
     const parts = [
-      query.output && `predicted ${query.output}`,
-      query.target && `true ${query.target}`,
+      query.output && `predicted ${decimal(query.output)}`,
+      query.target && `true ${decimal(query.target)}`,
     ];
     const text = parts.filter(Boolean).join(" · ");
     return [name, el("br"), document.createTextNode(text)];

@@ -41,6 +41,7 @@ export interface Callbacks {
   /** Retrain without these, and compare. */
   check(indices: number[]): void;
   cancel(): void;
+  cancelChecks(): void;
   resume(): void;
   /** Whether there is a kernel to ask: for other labels, tags, checks. */
   readonly live: boolean;

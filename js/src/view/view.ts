@@ -25,8 +25,8 @@ export interface View {
   /** For how many of the prepared queries each example came back. */
   setReturned(of: number, counts: Returned): void;
   setDetail(index: number, media: Media): void;
-  /** What a check by retraining found, or why it failed; ignored where another query is on display. */
-  setCheck(query: number, check: CheckResult | string): void;
+  /** What a check by retraining of one query found, or why it failed. */
+  setCheck(query: number, removed: readonly number[], check: CheckResult | string): void;
   /** The kernel owes an answer. */
   setSilent(silent: boolean): void;
   dispose(): void;
@@ -92,8 +92,8 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
     },
     like: (index: number) => commit({ like: index }),
     check(indices: number[]) {
-      checks.pending(indices);
-      callbacks.check(indices);
+      const row = doc?.query.index ?? null;
+      if (row !== null && checks.pending(row, indices)) callbacks.check(indices);
     },
   };
   const details = createDetails(signal, callbacks.live, {
@@ -118,7 +118,7 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
     remove: () => commit({ like: null }),
   });
   likes.node.classList.add("rw-likes");
-  const checks = createChecks();
+  const checks = createChecks(signal, () => callbacks.cancelChecks());
   const actions = createActions(signal, { ...marks, clear: () => commit({ selection: [] }) });
   const strip = createStrip(
     signal,
@@ -163,9 +163,10 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
     { class: "rw-frame" },
     progress,
     controls.node,
-    alert,
     main,
     empty,
+    // Where the eyes are that picked a query below.
+    alert,
     actions.node,
     strip.node,
     el(
@@ -238,7 +239,6 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
     if (keys.every((key) => JSON.stringify(state[key]) === JSON.stringify(before[key]))) return;
     drawSettings();
     if (changed.labels) query.draw(shown());
-    if ("query" in changed && state.query !== before.query) checks.clear();
     if ("like" in changed && state.like !== before.like) drawSimilar();
     strip.setCurrent(state.query ?? doc?.query.index ?? null);
   }
@@ -282,7 +282,9 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
     resume.hidden = preparing || !callbacks.live || !doc || doc.provenance.examined === null;
     setText(live, preparing ? status.message || "Preparing…" : failed ? "" : status.message);
     setText(percent, preparing && portion > 0 ? ` ${portion} %` : "");
-    setText(alert, failed ? status.message : silent ? SILENT : "");
+    const elsewhere = doc && state.query !== null && state.query !== doc.query.index;
+    const lead = elsewhere ? `Test #${state.query}: ` : "";
+    setText(alert, failed ? lead + status.message : silent ? SILENT : "");
     alert.hidden = !failed && !silent;
     main.hidden = !doc;
     empty.hidden = doc !== null || failed;
@@ -297,10 +299,8 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
       const other = next.query.name !== doc?.query.name || next.query.index !== doc?.query.index;
       coming = other ? new Set() : new Set([...coming].filter((label) => !panelNamed(next, label)));
       doc = next;
-      if (other) {
-        checks.clear();
-        details.close();
-      }
+      if (other) details.close();
+      checks.show(next.query.index);
       const old = sheet;
       sheet = loadSheet(next.sprite);
       query.setDocument(next, sheet);
@@ -342,11 +342,7 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
       drawSettings();
     },
     setDetail: details.setMedia,
-    setCheck(row, check) {
-      if (row !== (doc?.query.index ?? null)) return;
-      if (typeof check === "string") checks.failed(check);
-      else checks.done(check);
-    },
+    setCheck: checks.done,
     setSilent(now) {
       if (now === silent) return;
       silent = now;
