@@ -75,7 +75,7 @@ def unknown_name(option: str, seen: object, known: Iterable[str]) -> ChoiceError
     message = f"{option}={_brief(seen)} is not known; expected one of {expected}."
     alias = ALSO_CALLED.get(str(seen).lower())
     if alias in names:
-        return ChoiceError(f"{message} You mean {_brief(alias)}.")
+        return ChoiceError(f"{message} Did you mean {_brief(alias)}?")
     near = difflib.get_close_matches(str(seen).lower(), [name.lower() for name in names], n=1, cutoff=0.4)
     if near:
         nearest = next(name for name in names if name.lower() == near[0])

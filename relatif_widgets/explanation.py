@@ -631,7 +631,12 @@ class Explanation:
         return shown
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        return {"text/plain": repr(self), "text/html": _VIEWS["text/html"](self)}
+        # JupyterLab takes the document, sliders alive; GitHub, nbconvert and mail the HTML.
+        return {
+            "text/plain": repr(self),
+            "text/html": _VIEWS["text/html"](self),
+            MIME_TYPE: self.to_dict(),
+        }
 
     def __repr__(self) -> str:
         text: str = _VIEWS["text/plain"](self)

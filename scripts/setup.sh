@@ -62,7 +62,8 @@ if ! is_fresh npm "$npm_key" || [ ! -d js/node_modules ]; then
     stamp npm "$npm_key"
 fi
 build_key="$npm_key $(fingerprint js/src js/build.mjs js/tsconfig.json)"
-if ! is_fresh build "$build_key" || [ ! -f $static/widget.js ] || [ ! -f $static/widget.css ] || [ ! -f $static/standalone.js ]; then
+if ! is_fresh build "$build_key" || [ ! -f $static/widget.js ] || [ ! -f $static/widget.css ] || [ ! -f $static/standalone.js ] ||
+    [ ! -f relatif_widgets/labextension/package.json ]; then
     say "Building the front end."
     (cd js && npm run --silent build)
     stamp build "$build_key"
@@ -74,4 +75,8 @@ if ! is_fresh python "$python_key"; then
     SKIP_JUPYTER_BUILDER=1 pip_install --no-build-isolation -e ".[tutorials,test,dev]"
     stamp python "$python_key"
 fi
+# An editable install lays no data down: JupyterLab finds its extension by a link.
+extensions="$venv/share/jupyter/labextensions"
+mkdir -p "$extensions"
+ln -sfn "$PWD/relatif_widgets/labextension" "$extensions/relatif-widgets"
 say "Ready: .venv is up to date."

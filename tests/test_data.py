@@ -376,7 +376,7 @@ def test_every_example_of_an_explanation_shows_its_columns() -> None:
         for shown in (explanation.query.media, *(example.media for example in explanation.examples)):
             assert isinstance(shown, Row)
             assert shown.columns == tuple(names)
-        assert explanation.query.media.values[1] == f"{float(x[2, 1]):.4g}"
+        assert explanation.query.media.values[1] == f"{float(x[2, 1]):,.6g}"
 
 
 def test_a_row_of_mixed_types_is_a_query() -> None:

@@ -464,7 +464,7 @@ def test_asking_before_fitting_says_what_to_do(data: tuple[Tensor, Tensor]) -> N
         ({"dampings": [0.1, 0]}, "damping=0"),
         ({"storage": "float8"}, "storage='float8' is not known.*Did you mean"),
         ({"space": "pixels"}, "space='pixels' is not known"),
-        ({"loss": "ce"}, "loss='ce' is not known.*You mean 'cross_entropy'"),
+        ({"loss": "ce"}, "loss='ce' is not known.*Did you mean 'cross_entropy'"),
         ({"collate_fn": 3}, "collate_fn=3; expected a function"),
     ],
 )
@@ -747,7 +747,7 @@ def test_a_softmax_before_cross_entropy_is_warned_of(data: tuple[Tensor, Tensor]
 
 def test_common_names_for_methods_and_signs_are_understood_as_hints(explainer: Explainer) -> None:
     inputs, _ = blobs(2)
-    with pytest.raises(ChoiceError, match="method='IF' is not known.*You mean 'influence'"):
+    with pytest.raises(ChoiceError, match="method='IF' is not known.*Did you mean 'influence'"):
         explainer.top_k(inputs, method="IF")  # type: ignore[arg-type]
-    with pytest.raises(ChoiceError, match="sign='helpful' is not known.*You mean 'positive'"):
+    with pytest.raises(ChoiceError, match="sign='helpful' is not known.*Did you mean 'positive'"):
         explainer.top_k(inputs, sign="helpful")  # type: ignore[arg-type]

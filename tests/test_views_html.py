@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from relatif_widgets.errors import RelatifError
-from relatif_widgets.explanation import Cell, Explanation, Picture
+from relatif_widgets.explanation import MIME_TYPE, Cell, Explanation, Picture
 from relatif_widgets.views import html, words
 from relatif_widgets.views.html import page, static_html
 from relatif_widgets.views.text import plain_text
@@ -416,6 +416,7 @@ def test_an_explanation_shows_itself_as_html_and_as_text():
     bundle = explanation._repr_mimebundle_()
     assert bundle["text/html"] == static_html(explanation)
     assert bundle["text/plain"] == repr(explanation) == plain_text(explanation)
+    assert Explanation.from_json(json.dumps(bundle[MIME_TYPE])) == explanation
 
 
 # Words
