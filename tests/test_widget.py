@@ -622,7 +622,7 @@ def test_checks_are_cancelled(explainer: Explainer) -> None:
     threads[0].start()
     assert started.wait(5)
     threads[1].start()
-    while widget._checks_asked < 2:
+    while widget._checks.asked < 2:
         time.sleep(0.01)
     widget._on_message(widget, {"kind": "cancel_checks"}, [])
     go_on.set()

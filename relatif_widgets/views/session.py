@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from ..explanation import Explanation, Method, Sign
 
@@ -13,14 +12,9 @@ KEPT = 50
 
 
 class Session:
-    """Prepared explanations by row of the test set, and of training examples ("more like this").
-
-    Attributes:
-        checks: Name of the query and result of every check by retraining.
-    """
+    """Prepared explanations by row of the test set, and of training examples ("more like this")."""
 
     def __init__(self) -> None:
-        self.checks: list[tuple[str, Any]] = []
         self._queries: OrderedDict[int, Explanation] = OrderedDict()
         self._left: dict[int, tuple[str, ...]] = {}
         self._similar: OrderedDict[int, Explanation] = OrderedDict()

@@ -11,15 +11,17 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 import anywidget
 import traitlets
 
 from ..errors import Cancelled, ChoiceError, RelatifError, one_of
 from ..explanation import METHODS, SIGNS, TOP, Explanation, Method
-from ..tags import Tags, as_indices
-from . import cells
+from ..tags import as_indices
+from . import cells, tables
+from .attached import Attachable, Check, Queries
+from .checking import Checks
 from .session import Session
 
 if TYPE_CHECKING:
@@ -31,69 +33,6 @@ STRIP_LIMIT = 200
 
 if not (STATIC / "widget.js").is_file():
     raise RelatifError("The front end is not built: run `make setup` in the checkout, or install a wheel.")
-
-
-class Check(Protocol):
-    """What became of a query's loss on removing some training examples."""
-
-    def to_frame(self) -> pd.DataFrame: ...
-
-
-class Queries(Protocol):
-    """What the widget needs of a test set: `relatif_widgets.queries.QuerySet` has it."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def damping(self) -> float: ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    def explain(
-        self,
-        row: int,
-        labels: Sequence[str] | None = None,
-        *,
-        damping: float | None = None,
-        progress: Callable[[float], None] | None = None,
-    ) -> Explanation: ...
-
-    def page(self, wanted: Any, offset: int, count: int, *, around: int | None = None) -> Any: ...
-
-    def check(
-        self,
-        row: int,
-        removed: Sequence[int],
-        labels: Sequence[str],
-        *,
-        retrain: Any,
-        damping: float,
-        progress: Callable[[float], None],
-    ) -> Any: ...
-
-
-class Attachable(Protocol):
-    """What can be asked about a model and its training set: a fitted `Explainer`."""
-
-    @property
-    def tags(self) -> Tags: ...
-
-    @property
-    def train_size(self) -> int: ...
-
-    @property
-    def can_refit(self) -> bool: ...
-
-    def queries(self, test_set: Any, *, default_labels: Any, close_margin: float) -> Any: ...
-
-    def examples(self, indices: Sequence[int]) -> pd.DataFrame: ...
-
-    def show(self, index: int) -> Any: ...
-
-    def more_like(
-        self, index: int, *, damping: float | None, progress: Callable[[float], None] | None
-    ) -> Explanation: ...
 
 
 class ExplanationWidget(anywidget.AnyWidget):
@@ -205,8 +144,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         )
         self._explainer: Attachable = explainer
         self._retrain = retrain
-        self._checking = threading.Lock()
-        self._checks_asked = self._checks_cancelled = 0
+        self._checks = Checks()
         self._session = Session()
         self._wanted = 0  # counts requests: a preparation that is no longer the newest stops
         self._cancelled = 0  # the request up to which the user wants no more
@@ -245,6 +183,7 @@ class ExplanationWidget(anywidget.AnyWidget):
             self._wanted += 1
             if not self._closed:
                 self._closed = True
+                self._checks.cancel()
                 if self._tags is not None:
                     self._tags.unlink()
                     self._tags = None
@@ -297,35 +236,17 @@ class ExplanationWidget(anywidget.AnyWidget):
             where several are compared (None where a table has ended), selected and tags. Cards of
             "more like this" are in a panel of that name.
         """
-        import pandas as pd
-
         shown = [self.explanation]
         if self._similar is not None and self.like is not None:
             similar = self._at_settings(self._similar)
             panel = replace(similar.panels[0], name=f"more like #{self.like}")
             shown.append(replace(similar, panels=(panel, *similar.panels[1:])))
-        frames = []
-        for explanation in shown:
-            for method in self._methods():
-                frame = explanation.to_frame(method=method)
-                frame.insert(0, "query", explanation.query.name)
-                if len(self._methods()) > 1:
-                    for other in self._methods():
-                        frame[f"rank_{other}"] = pd.array(
-                            [
-                                explanation.rank_of(explanation.panel(panel), index, method=other)
-                                for panel, index in zip(frame["panel"], frame["index"], strict=True)
-                            ],
-                            dtype="Int64",
-                        )
-                frames.append(frame)
-        # All-empty frames have no dtypes to keep.
-        found = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+        found = tables.cards(shown, self._methods())
         found["selected"] = found["index"].isin(self.selection)
         found["tags"] = [self._open().tags[index] for index in found["index"]]
         return found
 
-    def check(self, indices: int | Sequence[int] | None = None) -> Any:
+    def check(self, indices: int | Sequence[int] | None = None) -> Check:
         """Retrain without some training examples and compare with what influence predicts.
 
         Args:
@@ -340,7 +261,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         """
         return self._check(indices)[1]
 
-    def _check(self, indices: int | Sequence[int] | None) -> tuple[int, Any]:
+    def _check(self, indices: int | Sequence[int] | None) -> tuple[int, Check]:
         """The row that was checked, and what was found."""
         queries = self._open_queries()
         chosen = self.selection if indices is None else as_indices(indices, self._explainer.train_size)
@@ -354,27 +275,12 @@ class ExplanationWidget(anywidget.AnyWidget):
         self.wait()
         row, labels, damping = self.query, list(self.labels), self.damping
 
-        def progress(fraction: float) -> None:
-            if self._closed or asked <= self._checks_cancelled:
-                raise RelatifError("The check was cancelled.")
+        def work(progress: Callable[[float], None]) -> Check:
+            return queries.check(
+                row, list(chosen), labels, retrain=self._retrain, damping=damping, progress=progress
+            )
 
-        self._checks_asked += 1
-        asked = self._checks_asked
-        with self._checking:  # the user's own training runs once at a time
-            progress(0.0)
-            try:
-                found = queries.check(
-                    row, list(chosen), labels, retrain=self._retrain, damping=damping, progress=progress
-                )
-            except RelatifError:
-                raise
-            except Exception as error:
-                if self._retrain is None:
-                    raise
-                error.add_note("It was raised by the callable that was passed as retrain=.")
-                raise
-            self._session.checks.append((f"test #{row}", found))
-        return row, found
+        return row, self._checks.run(f"test #{row}", work, own=self._retrain is not None)
 
     def checks(self) -> pd.DataFrame:
         """Every check of this widget so far, a line for each label.
@@ -382,17 +288,8 @@ class ExplanationWidget(anywidget.AnyWidget):
         Returns:
             query, removed (a tuple), the columns of `Check.to_frame`, damping.
         """
-        import pandas as pd
-
         self._open()
-        frames = []
-        for query, check in self._session.checks:
-            frame = check.to_frame()
-            frame.insert(0, "query", query)
-            frame.insert(1, "removed", [check.removed] * len(frame))
-            frame["damping"] = check.damping
-            frames.append(frame)
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return self._checks.to_frame()
 
     def cancel(self) -> None:
         """Stop the preparation that runs; what is ranked already of the training set is kept and marked."""
@@ -400,7 +297,7 @@ class ExplanationWidget(anywidget.AnyWidget):
 
     def cancel_checks(self) -> None:
         """Stop the checks by retraining that run or wait; a `retrain=` callable at work is waited for."""
-        self._checks_cancelled = self._checks_asked
+        self._checks.cancel()
 
     def resume(self) -> None:
         """Prepare what was cut short to its end."""
@@ -748,7 +645,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         except Exception as error:
             self.send({**answer, "query": row, "error": in_words(error)})
             return
-        self.send({**answer, "query": row, "check": asdict(found)})
+        self.send({**answer, "query": row, "check": asdict(cast(Any, found))})
 
     def _send_strip(self, request: dict[str, Any]) -> None:
         identity = request.get("id")
