@@ -664,6 +664,8 @@ def test_a_widget_without_labels_goes_back_to_its_own(widget: ExplanationWidget)
     assert widget.labels == labels
     assert widget.explanation.labels == tuple(labels)
     assert ExplanationWidget(widget._explainer, (X, Y), labels=2).labels == ["frog"]
+    widget.labels = [1, "frog", 2]
+    assert widget.labels == ["plane", "frog"]
 
 
 def test_a_closed_widget_says_so_whatever_is_asked(explainer: Explainer) -> None:

@@ -117,6 +117,19 @@ describe("tags", () => {
   });
 });
 
+test("a tag that is too long is refused in words, not cut", () => {
+  page.view.setState({ selection: [10] });
+  const input = one<HTMLInputElement>(root, ".rw-frame > .rw-actions .rw-tag-new");
+  input.value = "x".repeat(61);
+  press(input, "Enter");
+  expect(input.validationMessage).toBe("A tag has at most 60 characters; this one has 61.");
+  expect(page.host.commit).not.toHaveBeenCalled();
+  input.value = "x".repeat(60);
+  input.dispatchEvent(new Event("input"));
+  press(input, "Enter");
+  expect(page.host.commit).toHaveBeenLastCalledWith({ tags: { "10": ["x".repeat(60)] } });
+});
+
 describe("comparing", () => {
   const rows = (panel = 0): HTMLElement[] =>
     all(all(root, ".rw-panel")[panel] as HTMLElement, ".rw-row-of");

@@ -71,9 +71,8 @@ class ExplanationWidget(anywidget.AnyWidget):
     _css = STATIC / "widget.css"
 
     query = traitlets.Int(0, help="Row of the test set that is explained; int, default 0.").tag(sync=True)
-    labels = traitlets.List(
-        traitlets.Unicode(),
-        help="Names of the labels that have a panel; list of str, set anew with each query.",
+    labels: traitlets.List[Any] = traitlets.List(
+        help="Names of the labels that have a panel (indices become names); list of str, set anew with each query.",
     ).tag(sync=True)
     method = traitlets.Unicode(
         "loss_relative",
@@ -158,7 +157,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         self._guard = threading.RLock()
         super().__init__(
             query=query,
-            labels=[self._name(label) for label in _listed(labels)],
+            labels=_listed(labels),
             method=method,
             compare=[compare] if isinstance(compare, str) else list(compare),
             k=k,
@@ -344,10 +343,11 @@ class ExplanationWidget(anywidget.AnyWidget):
     @traitlets.validate("labels")
     def _valid_labels(self, proposal: dict[str, Any]) -> list[str]:
         names = self._open_queries().class_names
-        for label in proposal["value"]:
+        labels = [self._name(label) for label in proposal["value"]]
+        for label in labels:
             if names:
                 one_of("label", label, names)
-        return list(dict.fromkeys(proposal["value"]))
+        return list(dict.fromkeys(labels))
 
     @traitlets.validate("method")
     def _valid_method(self, proposal: dict[str, Any]) -> str:

@@ -20,7 +20,6 @@ export function createTagChips(
       class: "rw-tag-new",
       attrs: {
         type: "text",
-        maxlength: `${LONGEST}`,
         placeholder: "another tag…",
         "aria-label": "Another tag",
       },
@@ -47,6 +46,13 @@ export function createTagChips(
   );
   const add = (): void => {
     const tag = free.value.trim();
+    if (tag.length > LONGEST) {
+      free.setCustomValidity(
+        `A tag has at most ${LONGEST} characters; this one has ${tag.length}.`,
+      );
+      free.reportValidity();
+      return;
+    }
     free.value = "";
     if (tag) onTag(tag, true);
   };
@@ -61,6 +67,7 @@ export function createTagChips(
     { signal },
   );
   free.addEventListener("change", add, { signal });
+  free.addEventListener("input", () => free.setCustomValidity(""), { signal });
 
   return {
     node,
