@@ -391,12 +391,17 @@ class QuerySet:
         )
 
     def page(
-        self, wanted: Filter | Mapping[str, Any], offset: int, count: int, *, around: int | None = None
+        self,
+        wanted: Filter | Which | Mapping[str, Any],
+        offset: int,
+        count: int,
+        *,
+        around: int | None = None,
     ) -> QueryPage:
         """`count` cards of the rows that pass a filter.
 
         Args:
-            wanted: The filter.
+            wanted: The filter, or one of its presets by name: "all", "misclassified", "close".
             offset: Where among those rows to begin.
             count: Cards to give.
             around: A row of the test set. Where it passes the filter, the page is the one that
@@ -405,7 +410,9 @@ class QuerySet:
         Raises:
             ChoiceError: Something asked for is none of the possible ones.
         """
-        if not isinstance(wanted, Filter):
+        if isinstance(wanted, str):
+            wanted = Filter(which=one_of("filter", wanted, WHICH))
+        elif not isinstance(wanted, Filter):
             wanted = Filter.of(wanted)
         if offset < 0 or count < 1:
             raise ChoiceError(f"offset={offset}, count={count}; expected at least 0 and 1.")

@@ -363,3 +363,10 @@ def test_an_explained_row_knows_its_place(queries: QuerySet) -> None:
     assert queries.explain(7, ["frog"], damping=0.5).settings.damping == 0.5
     with pytest.raises(ChoiceError, match="query=60 is outside the test set; expected 0 to 59"):
         queries.explain(60)
+
+
+def test_a_page_of_a_preset_is_asked_for_by_its_name(fitted: Explainer) -> None:
+    queries = fitted.queries((torch.eye(3, dtype=torch.float64), torch.tensor([0, 1, 0])))
+    assert [item.index for item in queries.page("misclassified", 0, 5).items] == queries.rows("misclassified")
+    with pytest.raises(ChoiceError, match="filter='wrong' is not known"):
+        queries.page("wrong", 0, 5)  # type: ignore[arg-type]

@@ -70,6 +70,9 @@ def ask(explainer: Explainer, x: Tensor) -> None:
     explainer.explain(x[0], damping=1.0)
     explainer.scores(x[:2], method="nearest")
     explainer.queries(x).page("all", 0, 2)
+    explainer.examples([0, 1])
+    explainer.show(0)
+    explainer.more_like(0, damping=1.0)
 
 
 @pytest.mark.parametrize("name", CURVATURES)
