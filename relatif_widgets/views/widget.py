@@ -22,7 +22,7 @@ from ..tags import as_indices
 from . import cells, tables
 from .attached import Attachable, Check, Queries
 from .checking import Checks
-from .session import Session
+from .prepared import Prepared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +144,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         self._explainer: Attachable = explainer
         self._retrain = retrain
         self._checks = Checks()
-        self._session = Session()
+        self._prepared = Prepared()
         self._wanted = 0  # counts requests: a preparation that is no longer the newest stops
         self._cancelled = 0  # the request up to which the user wants no more
         self._explanation: Explanation | None = None  # on display
@@ -187,7 +187,7 @@ class ExplanationWidget(anywidget.AnyWidget):
                     self._tags.unlink()
                     self._tags = None
                 self._request = self._explanation = self._similar = None
-                self._session = Session()
+                self._prepared = Prepared()
                 self._failure = RelatifError(
                     "This widget is closed: close() was called, or its cell ran again. Make a new one."
                 )
@@ -301,7 +301,7 @@ class ExplanationWidget(anywidget.AnyWidget):
     def resume(self) -> None:
         """Prepare what was cut short to its end."""
         with self._guard:
-            self._session.forget(self.query)
+            self._prepared.forget(self.query)
             self._explanation = None
         self._ensure()
 
@@ -393,7 +393,7 @@ class ExplanationWidget(anywidget.AnyWidget):
 
     def _on_query(self, change: dict[str, Any]) -> None:
         with self._guard:
-            self._set("labels", self._session.labels(self.query))  # a new query has its own
+            self._set("labels", self._prepared.labels(self.query))  # a new query has its own
         self._ensure()
 
     def _on_need(self, change: dict[str, Any]) -> None:
@@ -440,7 +440,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         return found is not None and (len(found.dampings) == 1 or found.stop_at(self.damping) is not None)
 
     def _is_prepared(self) -> bool:
-        found, similar = self._session.get(self.query), self._session.similar(self.like)
+        found, similar = self._prepared.get(self.query), self._prepared.similar(self.like)
         return (
             self._holds(found)
             and set(self.labels) <= set(found.labels if found else ())
@@ -455,13 +455,13 @@ class ExplanationWidget(anywidget.AnyWidget):
                 return
             if self._is_prepared():
                 if not self.labels:
-                    known = self._session.get(self.query)
+                    known = self._prepared.get(self.query)
                     self._set(
-                        "labels", self._session.labels(self.query) or list(known.labels if known else ())
+                        "labels", self._prepared.labels(self.query) or list(known.labels if known else ())
                     )
                 self._wanted += 1  # whatever still runs was for something else
                 self._request = self._failure = None
-                self._display(self._session.get(self.query), self._session.similar(self.like))
+                self._display(self._prepared.get(self.query), self._prepared.similar(self.like))
                 self._settled.set()
                 message = _cut_short(self._explanation)
                 if (self.status, self.message) != ("ready", message):
@@ -474,7 +474,7 @@ class ExplanationWidget(anywidget.AnyWidget):
             self._settled.clear()
             self._worker = _background(self._prepare, ticket, self._worker, request)
             what = f"test #{self.query}"
-            found = self._session.get(self.query)
+            found = self._prepared.get(self.query)
             if (
                 self._holds(found)
                 and self.like is not None
@@ -488,7 +488,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         if previous is not None:
             previous.join()  # it stops at its next progress call
         query, labels, damping, like = request
-        shown = self._session.get(query)
+        shown = self._prepared.get(query)
         if labels and shown is not None:
             # Panels that were there stay at hand: removing one and adding it again costs nothing.
             labels = tuple(dict.fromkeys([*labels, *shown.labels]))
@@ -510,7 +510,7 @@ class ExplanationWidget(anywidget.AnyWidget):
                 if ready and shown is not None
                 else queries.explain(query, labels or None, damping=damping, progress=progress)
             )
-            similar = self._session.similar(like)
+            similar = self._prepared.similar(like)
             if like is not None and not self._holds(similar):
                 similar = explainer.more_like(like, damping=damping, progress=progress)
         except _Superseded:
@@ -524,9 +524,9 @@ class ExplanationWidget(anywidget.AnyWidget):
             if ticket != self._wanted:
                 return
             self._request = None
-            self._session.keep(query, explanation)
+            self._prepared.keep(query, explanation)
             if similar is not None and like is not None:
-                self._session.keep_similar(like, similar)
+                self._prepared.keep_similar(like, similar)
             if not set(self.labels) <= set(explanation.labels) or not self.labels:
                 # In a regression a panel's name is its target in words, whatever was asked for.
                 asked = len(self.labels) or len(explanation.labels)
@@ -544,7 +544,7 @@ class ExplanationWidget(anywidget.AnyWidget):
             self._failure = RelatifError(f"The preparation of test #{self.query} was cancelled.")
             if shown is not None and shown.query.index is not None and shown.query.index != self.query:
                 self.unobserve(self._on_query, "query")
-                self._set("labels", list(self._session.labels(shown.query.index)))
+                self._set("labels", list(self._prepared.labels(shown.query.index)))
                 self.query = shown.query.index
                 self.observe(self._on_query, "query")
         else:
@@ -552,7 +552,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         if shown is not None and shown.query.index == self.query:
             kept = [label for label in self.labels if label in shown.labels]
             self._set("labels", kept or list(shown.labels))
-        if self._similar is None or not self._holds(self._session.similar(self.like)):
+        if self._similar is None or not self._holds(self._prepared.similar(self.like)):
             self._set("like", None)
             self._similar = None
         if cancelled:
@@ -569,7 +569,7 @@ class ExplanationWidget(anywidget.AnyWidget):
         if similar is not self._similar:
             self._similar = similar
             self._send_similar()
-        self._session.leave(self.query, self.labels)
+        self._prepared.leave(self.query, self.labels)
         self._send_returned()
 
     def _report(self, status: str, message: str = "") -> None:
@@ -622,10 +622,10 @@ class ExplanationWidget(anywidget.AnyWidget):
             if explanation is not None
             for example in explanation.examples
         }
-        counts = self._session.returned(
+        counts = self._prepared.returned(
             shown, self._methods(), damping=self.damping, sign=self.sign, k=self.k
         )
-        self.send({"kind": "returned", "of": len(self._session), "counts": counts})
+        self.send({"kind": "returned", "of": len(self._prepared), "counts": counts})
 
     def _send_detail(self, request: dict[str, Any]) -> None:
         """The picture of one training example, larger than its thumbnail."""

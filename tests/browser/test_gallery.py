@@ -666,7 +666,7 @@ def test_running_the_cell_again_keeps_tags_and_lets_go_of_the_rest(
     page.expect_in_kernel("list(explainer.tags.value.values())", [["duplicate"]])
     page.run_in_kernel("import threading, gc, weakref\nmade, before = [], threading.active_count()")
     for _ in range(20):
-        page.run_in_kernel("made.append(weakref.ref(widget._session))")
+        page.run_in_kernel("made.append(weakref.ref(widget._prepared))")
         page.page.evaluate(
             """async () => {
                 const panel = window.jupyterapp.shell.currentWidget;

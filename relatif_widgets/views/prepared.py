@@ -1,4 +1,4 @@
-"""What a widget remembers of the queries it has prepared: going back costs nothing, and cards can be counted."""
+"""What a widget has prepared: going back to a query costs nothing, and cards can be counted over queries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KEPT = 50
 """Explanations kept at hand, the last ones looked at."""
 
 
-class Session:
+class Prepared:
     """Prepared explanations by row of the test set, and of training examples ("more like this")."""
 
     def __init__(self) -> None:
