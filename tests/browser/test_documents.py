@@ -108,6 +108,12 @@ def test_a_file_opens_as_a_document(open_notebook: Open, jupyter: JupyterServer)
     assert shown(root) == expected(explanation)
     root.locator(".rw-slider-k input").press("Home")
     assert shown(root) == expected(explanation, k=1)
+    page.page.set_viewport_size({"width": 900, "height": 420})
+    foot = root.locator(".rw-provenance")
+    foot.scroll_into_view_if_needed()
+    box = foot.bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] <= 420  # a small window scrolls to its end
     page.page.evaluate(
         "() => window.jupyterapp.commands.execute('docmanager:open', {path: 'cut.relatif.json'})"
     )
