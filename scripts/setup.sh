@@ -75,8 +75,9 @@ if ! is_fresh python "$python_key"; then
     SKIP_JUPYTER_BUILDER=1 pip_install --no-build-isolation -e ".[tutorials,test,dev]"
     stamp python "$python_key"
 fi
-# An editable install lays no data down: JupyterLab finds its extension by a link.
-extensions="$venv/share/jupyter/labextensions"
-mkdir -p "$extensions"
-ln -sfn "$PWD/relatif_widgets/labextension" "$extensions/relatif-widgets"
+# pip laid the extension down as it was then. A copy, not a link: pip would write and delete through that.
+extension="$venv/share/jupyter/labextensions/relatif-widgets"
+rm -rf "$extension"
+mkdir -p "$extension"
+cp -R relatif_widgets/labextension/. js/install.json "$extension/"
 say "Ready: .venv is up to date."
