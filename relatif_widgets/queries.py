@@ -331,6 +331,15 @@ class QuerySet:
                 found.append(values if len(values) > 1 else values[0])
         return found
 
+    def _question(self, row: int, labels: Sequence[Label] | None) -> tuple[Any, list[Label], Tensor | None]:
+        """One row's input, the labels that are meant for it, and its true target where that is known."""
+        inputs, targets = self._source.batch([self._row(row)])
+        return (
+            map_tensors(lambda x: x[0], inputs),
+            self._meant(labels, targets) or self.default_labels(row),
+            None if targets is None else targets[0],
+        )
+
     def explain(
         self,
         row: int,
@@ -347,12 +356,11 @@ class QuerySet:
             damping: Where the slider stands.
             progress: Called with the fraction done.
         """
-        row = self._row(row)
-        inputs, targets = self._source.batch([row])
+        query, meant, target = self._question(row, labels)
         return self._explain(
-            map_tensors(lambda x: x[0], inputs),
-            labels=self._meant(labels, targets) or self.default_labels(row),
-            target=None if targets is None else targets[0],
+            query,
+            labels=meant,
+            target=target,
             name=f"test #{row}",
             index=row,
             raw=self._source.raw(row),
@@ -378,13 +386,12 @@ class QuerySet:
             labels: As in `explain`.
             retrain, damping, progress: As in `Explainer.check`.
         """
-        row = self._row(row)
-        inputs, targets = self._source.batch([row])
+        query, meant, target = self._question(row, labels)
         return self._check(
             removed,
-            map_tensors(lambda x: x[0], inputs),
-            self._meant(labels, targets) or self.default_labels(row),
-            target=None if targets is None else targets[0],
+            query,
+            meant,
+            target=target,
             retrain=retrain,
             damping=damping,
             progress=progress,

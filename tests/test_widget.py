@@ -54,6 +54,20 @@ class Sent(list[dict[str, Any]]):
         return next(message for message in reversed(self) if message["kind"] == kind)
 
 
+def never_ready(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """From now on every preparation goes on until it is stopped; the event says that one has begun."""
+    started = threading.Event()
+
+    def endless(self: QuerySet, *args: Any, progress: Any = None, **options: Any) -> Explanation:
+        started.set()
+        while True:
+            time.sleep(0.005)
+            progress(0.1)
+
+    monkeypatch.setattr(QuerySet, "explain", endless)
+    return started
+
+
 def test_it_opens_on_the_first_row_with_the_explainers_damping(widget: ExplanationWidget) -> None:
     assert (widget.query, widget.method, widget.k, widget.damping, widget.sign) == (
         0, "loss_relative", 5, 1e-3, "positive",
@@ -223,15 +237,7 @@ def test_progress_and_errors_are_told_in_traits(
 
 
 def test_closing_stops_a_preparation(widget: ExplanationWidget, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = threading.Event()
-
-    def endless(self: QuerySet, *args: Any, progress: Any = None, **options: Any) -> Explanation:
-        started.set()
-        while True:
-            time.sleep(0.005)
-            progress(0.1)
-
-    monkeypatch.setattr(QuerySet, "explain", endless)
+    started = never_ready(monkeypatch)
     widget._on_message(widget, {"kind": "ready"}, [])
     assert started.wait(5)
     with pytest.raises(TimeoutError, match="Test example 0 was not prepared within"):
@@ -418,15 +424,7 @@ def test_cancel_before_anything_is_ranked_goes_back_to_what_was_there(
 ) -> None:
     widget.wait()
     labels = widget.labels
-    started = threading.Event()
-
-    def endless(self: QuerySet, *args: Any, progress: Any = None, **options: Any) -> Explanation:
-        started.set()
-        while True:
-            time.sleep(0.005)
-            progress(0.1)
-
-    monkeypatch.setattr(QuerySet, "explain", endless)
+    started = never_ready(monkeypatch)
     widget.query = 9
     assert started.wait(5)
     widget._on_message(widget, {"kind": "cancel"}, [])

@@ -439,13 +439,13 @@ class ExplanationWidget(anywidget.AnyWidget):
     def _holds(self, found: Explanation | None) -> bool:
         return found is not None and (len(found.dampings) == 1 or found.stop_at(self.damping) is not None)
 
+    def _answers(self, found: Explanation | None, labels: Sequence[str]) -> bool:
+        """Whether an explanation has these panels, at the damping that is asked for."""
+        return found is not None and self._holds(found) and set(labels) <= set(found.labels)
+
     def _is_prepared(self) -> bool:
         found, similar = self._prepared.get(self.query), self._prepared.similar(self.like)
-        return (
-            self._holds(found)
-            and set(self.labels) <= set(found.labels if found else ())
-            and (self.like is None or self._holds(similar))
-        )
+        return self._answers(found, self.labels) and (self.like is None or self._holds(similar))
 
     def _ensure(self) -> None:
         """Start preparing what the traits ask for, unless it is there or on its way."""
@@ -473,14 +473,9 @@ class ExplanationWidget(anywidget.AnyWidget):
             self._failure = None
             self._settled.clear()
             self._worker = _background(self._prepare, ticket, self._worker, request)
-            what = f"test #{self.query}"
-            found = self._prepared.get(self.query)
-            if (
-                self._holds(found)
-                and self.like is not None
-                and set(self.labels) <= set(found.labels if found else ())
-            ):
-                what = f"what is like #{self.like}"
+            # Where the query itself is at hand, it is its like that is missing.
+            at_hand = self._answers(self._prepared.get(self.query), self.labels)
+            what = f"what is like #{self.like}" if at_hand else f"test #{self.query}"
             self._report("preparing", f"Preparing {what}…")
             self._worker.start()
 
@@ -504,12 +499,10 @@ class ExplanationWidget(anywidget.AnyWidget):
         try:
             progress(0.0)
             queries, explainer = self._open_queries(), self._open()
-            ready = shown is not None and self._holds(shown) and set(labels) <= set(shown.labels)
-            explanation = (
-                shown
-                if ready and shown is not None
-                else queries.explain(query, labels or None, damping=damping, progress=progress)
-            )
+            if shown is not None and self._answers(shown, labels):
+                explanation = shown
+            else:
+                explanation = queries.explain(query, labels or None, damping=damping, progress=progress)
             similar = self._prepared.similar(like)
             if like is not None and not self._holds(similar):
                 similar = explainer.more_like(like, damping=damping, progress=progress)
@@ -655,8 +648,7 @@ class ExplanationWidget(anywidget.AnyWidget):
                 request["filter"], int(request["offset"]), count, around=request.get("around")
             )
         except Exception as error:
-            text = str(error) if isinstance(error, RelatifError) else f"{type(error).__name__}: {error}"
-            self.send({"kind": "error", "id": identity, "message": text})
+            self.send({"kind": "error", "id": identity, "message": in_words(error)})
             return
         self.send({"kind": "strip", "id": identity, **asdict(page)})
 

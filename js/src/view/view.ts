@@ -62,19 +62,12 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
   /** Labels asked for here whose panels have not come yet. */
   let coming = new Set<string>();
 
-  const controls = createControls(
-    signal,
-    (changed) => change(changed),
-    (changed) => {
-      change(changed);
-      callbacks.commit(changed);
-    },
-  );
-  const query = createQuery(signal, callbacks.live, toggleLabel);
   const commit = (changed: Commit): void => {
     change(changed);
     callbacks.commit(changed);
   };
+  const controls = createControls(signal, change, commit);
+  const query = createQuery(signal, callbacks.live, toggleLabel);
   const marks = {
     select(indices: number[], on: boolean) {
       const rest = state.selection.filter((index) => !indices.includes(index));
@@ -228,8 +221,7 @@ export function createView(root: HTMLElement, callbacks: Callbacks): View {
       if (now.includes(label)) coming.delete(label);
       else coming.add(label);
     }
-    change({ labels });
-    callbacks.commit({ labels });
+    commit({ labels });
   }
 
   function change(changed: Partial<ViewState>): void {
