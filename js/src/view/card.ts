@@ -2,7 +2,7 @@
 import type { Explanation, Media, Method, TrainingExample } from "../explanation";
 import { digits, share, signed, whole } from "../format";
 import { className, extent } from "../lookup";
-import { button, el, hush, keyed, setText, toggleAttr } from "./dom";
+import { button, el, hush, keyed, setText, signButton, toggleAttr } from "./dom";
 import { drawMedia, isPicture, type Sheet } from "./media";
 
 export interface Card {
@@ -104,11 +104,11 @@ export function createCard(
   // Without a kernel there is nothing to select for: the card opens.
   if (!live) face.setAttribute("aria-haspopup", "dialog");
   const open = live
-    ? button(
-        { class: "rw-open", title: "Look closer (Enter)", attrs: { tabindex: "-1" } },
-        el("span", { text: "⤢", attrs: { "aria-hidden": "true" } }),
-        hush(`Look closer at training example ${example.index}`),
-      )
+    ? signButton("⤢", `Look closer at training example ${example.index}`, {
+        class: "rw-open",
+        title: "Look closer (Enter)",
+        attrs: { tabindex: "-1" },
+      })
     : null;
   const node = keyed(
     el("li", { class: "rw-card", attrs: { "data-index": `${example.index}` } }, face, open),

@@ -11,7 +11,7 @@ import { className, extent, influenceOf, isGlobal, rankOf, topCards } from "../l
 import { NO_CHECK } from "./actions";
 import { labelOf } from "./card";
 import { METHOD_TITLES } from "./controls";
-import { button, el, focused, hush, keyed, setText, toggleAttr, uniqueId } from "./dom";
+import { button, el, focused, keyed, setText, signButton, toggleAttr, uniqueId } from "./dom";
 import { drawMedia, type Sheet } from "./media";
 import type { Notes, Place } from "./panels";
 import { createTagChips } from "./tags";
@@ -38,21 +38,9 @@ export interface DetailEvents {
 export function createDetails(signal: AbortSignal, live: boolean, events: DetailEvents): Details {
   const id = uniqueId("details");
   const heading = el("h3", { class: "rw-details-name", attrs: { id } });
-  const previous = button(
-    { class: "rw-step", title: "Previous (←)" },
-    el("span", { text: "‹", attrs: { "aria-hidden": "true" } }),
-    hush("Previous"),
-  );
-  const next = button(
-    { class: "rw-step", title: "Next (→)" },
-    el("span", { text: "›", attrs: { "aria-hidden": "true" } }),
-    hush("Next"),
-  );
-  const shut = button(
-    { class: "rw-close", title: "Close (Esc)" },
-    el("span", { text: "×", attrs: { "aria-hidden": "true" } }),
-    hush("Close"),
-  );
+  const previous = signButton("‹", "Previous", { class: "rw-step", title: "Previous (←)" });
+  const next = signButton("›", "Next", { class: "rw-step", title: "Next (→)" });
+  const shut = signButton("×", "Close", { class: "rw-close", title: "Close (Esc)" });
   const pictures = el("div", { class: "rw-details-pictures" });
   const facts = el("dl", { class: "rw-details-facts" });
   const chips = createTagChips(signal, (tag, on) => {

@@ -39,6 +39,12 @@ export function button(options: Options, ...children: (Node | null)[]): HTMLButt
   );
 }
 
+/** A button that shows a sign to eyes and says words to screen readers. */
+export function signButton(sign: string, words: string, options: Options): HTMLButtonElement {
+  const shown = el("span", { text: sign, attrs: { "aria-hidden": "true" } });
+  return button(options, shown, hush(words));
+}
+
 /** Write text only where it differs: an unchanged live region stays silent. */
 export function setText(node: Node, text: string): void {
   if (node.textContent !== text) node.textContent = text;

@@ -4,7 +4,7 @@ import { share, whole } from "../format";
 import { extent, isGlobal, panelNamed, type Ranked, rankOf, topCards } from "../lookup";
 import { type Card, createCard } from "./card";
 import { METHOD_TITLES, NO_DISTANCE } from "./controls";
-import { arrange, button, el, hush, setText, uniqueId } from "./dom";
+import { arrange, el, setText, signButton, uniqueId } from "./dom";
 import { isPicture, type Sheet } from "./media";
 import { focusStop, follow, settle } from "./roving";
 
@@ -326,11 +326,10 @@ export const methodsOf = (method: Method, compare: readonly Method[]): Method[] 
 function panelHead(words: string, names: WeakMap<Element, string>, name: string) {
   const id = uniqueId("panel");
   const note = el("span", { class: "rw-note" });
-  const close = button(
-    { class: "rw-close", title: `Remove the panel of “${words}”` },
-    el("span", { text: "×", attrs: { "aria-hidden": "true" } }),
-    hush(`Remove ${words}`),
-  );
+  const close = signButton("×", `Remove ${words}`, {
+    class: "rw-close",
+    title: `Remove the panel of “${words}”`,
+  });
   names.set(close, name);
   const node = el(
     "div",

@@ -1,7 +1,7 @@
 /** The test set as a row of thumbnails: as long as all of it, drawn and asked for where one looks. */
 import { share, whole } from "../format";
 import type { StripFilter, StripItem, StripPage, StripQuestion } from "../messages";
-import { arrange, button, el, focused, hush, toggleAttr } from "./dom";
+import { arrange, button, el, focused, hush, signButton, toggleAttr } from "./dom";
 import { createFilters, EVERYTHING, keyOf } from "./filters";
 import { drawMedia, isPicture, loadSheet, type Sheet } from "./media";
 
@@ -44,11 +44,11 @@ export function createStrip(
   pick: (index: number) => void,
   request: (question: StripQuestion) => void,
 ): Strip {
-  const previous = button(
-    { class: "rw-page", title: "Earlier test examples" },
-    ...arrow("‹", "Earlier"),
-  );
-  const next = button({ class: "rw-page", title: "Later test examples" }, ...arrow("›", "Later"));
+  const previous = signButton("‹", "Earlier", {
+    class: "rw-page",
+    title: "Earlier test examples",
+  });
+  const next = signButton("›", "Later", { class: "rw-page", title: "Later test examples" });
   const list = el("ul", {
     class: "rw-thumbs",
     attrs: { role: "list", "aria-label": "Test examples" },
@@ -470,8 +470,4 @@ function drawThumb(thumb: HTMLButtonElement, item: StripItem, sheet: Sheet): voi
 function brief({ media, caption }: StripItem): string {
   if (media.kind === "text") return media.text.slice(0, 160);
   return media.kind === "row" ? media.values.slice(0, 8).join(" · ") : caption;
-}
-
-function arrow(sign: string, words: string): Node[] {
-  return [el("span", { text: sign, attrs: { "aria-hidden": "true" } }), hush(words)];
 }
