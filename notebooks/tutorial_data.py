@@ -1,16 +1,58 @@
-"""Real data for the tutorials, from wherever it is at hand."""
+"""Real data for the tutorials, from wherever it is at hand; their size; and what they trained before."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import urllib.request
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Pair = tuple[Tensor, Tensor]
+Value = TypeVar("Value")
+
+FULL = os.environ.get("RELATIF_SIZE", "full") != "small"
+"""Whether a tutorial runs at full size: minutes on two cores. RELATIF_SIZE=small takes seconds (tests, Binder)."""
+
+NAMES_URL = "https://download.pytorch.org/tutorial/data.zip"
+
+
+def pick(full: Value, small: Value) -> Value:
+    """The first at full size, the second where RELATIF_SIZE=small."""
+    return full if FULL else small
+
+
+def trained(name: str, model: nn.Module, train: Callable[[], object], *settings: object) -> nn.Module:
+    """The model after `train()`, or as an earlier run with the same settings left it.
+
+    Weights are kept outside the checkout, in RELATIF_CACHE or ~/.cache/relatif_widgets.
+
+    Args:
+        name: Of the file.
+        model: Trained in place; its initial weights are among the settings.
+        train: Called where no file is at hand.
+        settings: What the result depends on beside the initial weights: seeds, sizes, epochs.
+    """
+    start = b"".join(value.cpu().numpy().tobytes() for value in model.state_dict().values())
+    key = hashlib.sha256(start + repr(settings).encode() + torch.__version__.encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("RELATIF_CACHE", Path.home() / ".cache" / "relatif_widgets"))
+    kept = folder / f"{name}-{key}.pt"
+    if kept.is_file():
+        model.load_state_dict(torch.load(kept, weights_only=True))
+        return model
+    train()
+    folder.mkdir(parents=True, exist_ok=True)
+    half = kept.with_suffix(f".{os.getpid()}.part")
+    torch.save(model.state_dict(), half)
+    os.replace(half, kept)
+    return model
 
 
 def mnist(*, full: bool = False) -> tuple[Pair, Pair]:
@@ -44,6 +86,25 @@ def cifar10() -> tuple[Pair, Pair]:
     the full MNIST.
     """
     return _parquet("cifar10", "train"), _parquet("cifar10", "test")
+
+
+def names() -> tuple[list[str], list[str]]:
+    """Surnames and the language of each, 18 languages in alphabetical order, as (names, languages).
+
+    From the same folders; else the zip file of PyTorch's tutorial on names, downloaded once.
+    """
+    found = next((folder / "names" for folder in _folders() if (folder / "names").is_dir()), None)
+    files = sorted(found.glob("*.txt")) if found else []
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in files} or _names_from_web()
+    pairs = [(name, language) for language, text in texts.items() for name in text.split("\n") if name.strip()]
+    return [name.strip() for name, _ in pairs], [language for _, language in pairs]
+
+
+def _names_from_web() -> dict[str, str]:
+    with urllib.request.urlopen(NAMES_URL, timeout=60) as answer:
+        archive = zipfile.ZipFile(io.BytesIO(answer.read()))
+    listed = sorted(name for name in archive.namelist() if name.startswith("data/names/"))
+    return {Path(name).stem: archive.read(name).decode() for name in listed if name.endswith(".txt")}
 
 
 def _parquet(name: str, split: str) -> Pair:

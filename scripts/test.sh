@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.." || exit
 export PATH="$PWD/.venv/bin:$PATH"
 # Notebooks write their pages here and not beside themselves.
 export RELATIF_OUT="$PWD/build/notebooks"
+# Tutorials in seconds; without it they take the minutes of their full size.
+export RELATIF_SIZE=small RELATIF_CACHE="$PWD/build/cache"
 mkdir -p "$RELATIF_OUT"
 
 summary=

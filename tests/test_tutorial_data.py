@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -61,3 +63,54 @@ def test_without_a_folder_the_full_set_comes_from_the_hub(
     assert asked == [("ylecun/mnist", "train"), ("ylecun/mnist", "test")]
     assert np.unique(images.numpy()).tolist() == [7]
     assert labels.tolist() == [3, 4]
+
+
+@pytest.mark.data
+def test_names_come_with_their_languages(tutorial_data: ModuleType, data_folder: Path) -> None:
+    names, languages = tutorial_data.names()
+    assert len(names) == len(languages) == 20_050
+    assert sorted(set(languages))[:3] == ["Arabic", "Chinese", "Czech"]
+    assert len(set(languages)) == 18
+    assert languages[names.index("Khoury")] == "Arabic"
+
+
+def test_without_a_folder_names_come_from_pytorchs_tutorial(
+    tutorial_data: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data/names/Greek.txt", "Adamou\n")
+        archive.writestr("data/names/Czech.txt", "Abl\nAdsit\n")
+        archive.writestr("data/eng-fra.txt", "no names\n")
+    asked: list[str] = []
+
+    def urlopen(url: str, timeout: float) -> io.BytesIO:
+        asked.append(url)
+        return io.BytesIO(file.getvalue())
+
+    monkeypatch.setattr(tutorial_data, "_folders", list)
+    monkeypatch.setattr(tutorial_data.urllib.request, "urlopen", urlopen)
+    assert tutorial_data.names() == (["Abl", "Adsit", "Adamou"], ["Czech", "Czech", "Greek"])
+    assert asked == [tutorial_data.NAMES_URL]
+
+
+def test_a_model_is_trained_once_for_the_same_settings(
+    tutorial_data: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RELATIF_CACHE", str(tmp_path))
+    runs = []
+
+    def run(*settings: object) -> float:
+        model = torch.nn.Linear(1, 1)
+        torch.nn.init.zeros_(model.weight)
+        torch.nn.init.zeros_(model.bias)
+
+        def train() -> None:
+            runs.append(settings)
+            torch.nn.init.constant_(model.weight, 3.0 + len(runs))
+
+        return float(tutorial_data.trained("line", model, train, *settings).weight)
+
+    assert [run("seed", 0), run("seed", 0), run("seed", 1)] == [4.0, 4.0, 5.0]
+    assert runs == [("seed", 0), ("seed", 1)]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".pt", ".pt"]
