@@ -1,5 +1,14 @@
 import { spawnSync } from "node:child_process";
-import { readFileSync, statSync } from "node:fs";
+import { createHash } from "node:crypto";
+import {
+  cpSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -19,7 +28,7 @@ const shared = {
   logLevel: "warning",
 };
 
-await Promise.all([
+const [, , standalone] = await Promise.all([
   build({
     ...shared,
     entryPoints: [here("src/widget.ts")],
@@ -31,27 +40,79 @@ await Promise.all([
     ...shared,
     entryPoints: [here("src/standalone.ts")],
     format: "iife",
-    outfile: `${out}/standalone.js`,
+    write: false,
   }),
 ]);
+writeFileSync(`${out}/page.html`, template());
+rmSync(here("lib"), { recursive: true, force: true });
 await build({
   ...shared,
-  entryPoints: [here("src/lab/mime.ts")],
+  entryPoints: [here("src/lab/mime.ts"), here("src/lab/plugin.ts")],
   format: "esm",
-  external: ["@lumino/widgets"], // JupyterLab's own: a second copy would not be its Widget
+  splitting: true, // both draw documents by the same view
+  external: ["@jupyterlab/*", "@lumino/*"], // JupyterLab's own: a second copy would not be its Widget
+  loader: { ".svg": "text" },
   plugins: [
     {
-      name: "style sheet as text",
-      setup: (to) =>
-        to.onLoad({ filter: /\.css$/ }, () => ({
-          contents: readFileSync(`${out}/widget.css`, "utf8"),
-          loader: "text",
-        })),
+      name: "what is built already, as text",
+      setup(to) {
+        to.onLoad({ filter: /\.css$/ }, () => text("widget.css"));
+        to.onResolve({ filter: /^virtual:page$/ }, () => ({
+          path: "page.html",
+          namespace: "built",
+        }));
+        to.onLoad({ filter: /.*/, namespace: "built" }, ({ path }) => text(path));
+      },
     },
   ],
-  outfile: here("lib/mime.js"),
+  outdir: here("lib"),
 });
 labextension();
+tutorials(here("../notebooks"), here("../relatif_widgets/labextension/static/tutorials"));
+
+function text(name) {
+  return { contents: readFileSync(`${out}/${name}`, "utf8"), loader: "text" };
+}
+
+/** The page that Python and JupyterLab put a document into: one template, one digest. */
+function template() {
+  const script = standalone.outputFiles[0].text;
+  const style = readFileSync(`${out}/widget.css`, "utf8");
+  for (const part of [script, style]) {
+    if (/<\/script|<\/style|<!--|\{\{\w+\}\}/i.test(part))
+      throw new Error("It would end its element.");
+  }
+  const parts = {
+    script,
+    style,
+    digest: createHash("sha256").update(script).digest("base64"),
+    version: JSON.parse(readFileSync(here("package.json"), "utf8")).version,
+  };
+  return readFileSync(here("src/page.template"), "utf8").replace(
+    /\{\{(script|style|digest|version)\}\}/g,
+    (_, name) => parts[name],
+  );
+}
+
+/** The notebooks and the modules they import, beside the extension, with a list of them by their headings. */
+function _tutorials(from, to) {
+  const files = readdirSync(from).sort();
+  const notebooks = files.filter((file) => file.endsWith(".ipynb"));
+  const helpers = files.filter((file) => file.endsWith(".py"));
+  mkdirSync(to, { recursive: true });
+  // As text: within the package they are no modules of it.
+  for (const file of [...notebooks, ...helpers]) cpSync(`${from}/${file}`, `${to}/${file}.txt`);
+  const heading = (file) => {
+    const { cells } = JSON.parse(readFileSync(`${from}/${file}`, "utf8"));
+    return [cells[0].source]
+      .flat()
+      .join("")
+      .split("\n", 1)[0]
+      .replace(/^#+\s*/, "");
+  };
+  const listed = notebooks.map((file) => ({ file, title: heading(file) }));
+  writeFileSync(`${to}/index.json`, JSON.stringify({ tutorials: listed, helpers }));
+}
 
 /** JupyterLab's own builder wraps lib/ as a prebuilt extension, beside the Python package. */
 function labextension() {
@@ -67,17 +128,20 @@ function labextension() {
   }
 }
 
+const lib = readdirSync(here("lib")).map((name) => here(`lib/${name}`));
+const isLazy = (path) =>
+  statSync(path).size > 0 && readFileSync(path, "utf8").includes("<!DOCTYPE html>");
+const sizes = (paths) => paths.reduce((sum, path) => sum + statSync(path).size, 0);
 let fits = true;
-for (const [path, limit] of [
-  [`${out}/widget.js`, WIDGET_LIMIT],
-  [`${out}/widget.css`],
-  [`${out}/standalone.js`],
-  [here("lib/mime.js"), EXTENSION_LIMIT],
+for (const [name, size, limit] of [
+  ["widget.js", sizes([`${out}/widget.js`]), WIDGET_LIMIT],
+  ["widget.css", sizes([`${out}/widget.css`])],
+  ["page.html", sizes([`${out}/page.html`])],
+  ["extension", sizes(lib.filter((path) => !isLazy(path))), EXTENSION_LIMIT],
 ]) {
-  const { size } = statSync(path);
-  console.log(`${path.split("/").pop().padEnd(14)} ${size} bytes`);
+  console.log(`${name.padEnd(14)} ${size} bytes`);
   if (limit && size > limit) {
-    console.error(`${path} is ${size} bytes; the budget is ${limit}.`);
+    console.error(`${name} is ${size} bytes; the budget is ${limit}.`);
     fits = false;
   }
 }

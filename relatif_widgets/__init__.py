@@ -9,6 +9,7 @@ from . import views as _views  # noqa: F401 - signs the views up with Explanatio
 from ._version import __version__
 from .errors import ChoiceError, DataError, DocumentError, ModelError, RelatifError
 from .explanation import Explanation
+from .report import Report
 
 if TYPE_CHECKING:
     from .explainer import Explainer, TopK
@@ -25,6 +26,7 @@ __all__ = [
     "ExplanationWidget",
     "ModelError",
     "RelatifError",
+    "Report",
     "TopK",
     "__version__",
 ]

@@ -15,11 +15,12 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, overload
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, overload
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from IPython.display import HTML
     from matplotlib.figure import Figure
+
+Document = TypeVar("Document")
 
 SCHEMA_VERSION = "1.1"
 MIME_TYPE = "application/vnd.relatif.explanation.v1+json"
@@ -519,34 +522,12 @@ class Explanation:
             DocumentError: The text is no explanation, is damaged, or was written
                 by a newer major version.
         """
-        try:
-            if isinstance(text, bytes):
-                text = text.decode("utf-8-sig")
-            head = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DocumentError(f"Not a complete JSON document ({error}). Was the file cut short?") from None
-        version = head.get("schema_version") if isinstance(head, Mapping) else None
-        if not isinstance(version, str):
-            raise DocumentError("No schema_version: this JSON is not a relatif_widgets explanation.")
-        major, known = (text.partition(".")[0] for text in (version, SCHEMA_VERSION))
-        if major != known:
+        head = document_head(text)
+        if "explanations" in head:
             raise DocumentError(
-                f"The explanation has schema version {version[:20]}; this relatif_widgets reads "
-                f"{known}.x. Open it with the release that wrote it, or a newer one."
+                "This document is a report of several explanations: open it with Report.load."
             )
-        try:
-            # strict: JSON has types, and true is no 1 in the browser either
-            return _adapter().validate_json(text, strict=True)
-        except UnicodeEncodeError:
-            raise DocumentError("The document holds half a character (a lone surrogate).") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "document"
-            fault = first["msg"].removeprefix("Value error, ")
-            fault = fault if len(fault) <= 200 else f"{fault[:199]}…"
-            count = error.error_count()
-            more = f" ({count} faults in all)" if count > 1 else ""
-            raise DocumentError(f"Damaged explanation at {where}: {fault}{more}.") from None
+        return read_document(_adapter(), text)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the document, by custom named `*.relatif.json`, in one atomic step."""
@@ -630,13 +611,11 @@ class Explanation:
         shown: HTML = _VIEWS["gallery"](self, method=method, damping=damping, sign=sign, k=k, width=width)
         return shown
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        # JupyterLab takes the document, sliders alive; GitHub, nbconvert and mail the HTML.
-        return {
-            "text/plain": repr(self),
-            "text/html": _VIEWS["text/html"](self),
-            MIME_TYPE: self.to_dict(),
-        }
+    def _repr_mimebundle_(
+        self, include: Container[str] | None = None, exclude: Container[str] | None = None
+    ) -> dict[str, Any]:
+        png = {"image/png": lambda: _VIEWS["image/png"](self)}
+        return mime_bundle(self, include, exclude, on_request=png)
 
     def __repr__(self) -> str:
         text: str = _VIEWS["text/plain"](self)
@@ -675,7 +654,7 @@ _TABLES: tuple[tuple[Method, TableSign], ...] = (
 )
 
 # Views know explanations, not the other way round; they sign up here.
-View = Literal["page", "text/html", "text/plain", "figure", "gallery"]
+View = Literal["page", "text/html", "text/plain", "image/png", "figure", "gallery"]
 _VIEWS: dict[View, Callable[..., Any]] = {}
 
 
@@ -684,17 +663,94 @@ def register_view(name: View, draw: Callable[..., Any]) -> None:
     _VIEWS[name] = draw
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of the document, generated from the dataclasses."""
-    schema = _adapter().json_schema()
+def view(name: View) -> Callable[..., Any]:
+    """What was registered under that name."""
+    return _VIEWS[name]
+
+
+def mime_bundle(
+    document: Any,
+    include: Container[str] | None,
+    exclude: Container[str] | None,
+    on_request: Mapping[str, Callable[[], Any]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """What IPython shows of an explanation or a report.
+
+    JupyterLab takes the document, sliders alive; GitHub, nbconvert and mail the HTML; terminals the text.
+    """
+    made: dict[str, Callable[[], Any]] = {
+        "text/plain": lambda: repr(document),
+        "text/html": lambda: _VIEWS["text/html"](document),
+        MIME_TYPE: document.to_dict,
+    }
+    if include:
+        made = {mime: make for mime, make in {**made, **on_request}.items() if mime in include}
+    return {mime: make() for mime, make in made.items() if not exclude or mime not in exclude}
+
+
+def document_head(text: str | bytes) -> dict[str, Any]:
+    """The top level of a document of either kind that this release reads.
+
+    Raises:
+        DocumentError: The text is no document, or of a newer major version.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        head = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"Not a complete JSON document ({error}). Was the file cut short?") from None
+    version = head.get("schema_version") if isinstance(head, dict) else None
+    if not isinstance(head, dict) or not isinstance(version, str):
+        raise DocumentError("No schema_version: this JSON is not a relatif_widgets explanation.")
+    major, known = (text.partition(".")[0] for text in (version, SCHEMA_VERSION))
+    if major != known:
+        raise DocumentError(
+            f"The explanation has schema version {version[:20]}; this relatif_widgets reads "
+            f"{known}.x. Open it with the release that wrote it, or a newer one."
+        )
+    if head.get("pending") is True:
+        raise DocumentError(
+            "No explanation had been prepared when this notebook was saved: run its cell again."
+        )
+    return head
+
+
+def read_document(adapter: TypeAdapter[Document], text: str | bytes) -> Document:
+    """Check a document against its dataclass.
+
+    Raises:
+        DocumentError: Where it is damaged, in one sentence.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")
+    try:
+        # strict: JSON has types, and true is no 1 in the browser either
+        return adapter.validate_json(text, strict=True)
+    except UnicodeEncodeError:
+        raise DocumentError("The document holds half a character (a lone surrogate).") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        fault = first["msg"].removeprefix("Value error, ")
+        fault = fault if len(fault) <= 200 else f"{fault[:199]}…"
+        count = error.error_count()
+        more = f" ({count} faults in all)" if count > 1 else ""
+        raise DocumentError(f"Damaged explanation at {where}: {fault}{more}.") from None
+
+
+def json_schema(adapter: TypeAdapter[Any] | None = None) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a document, generated from its dataclasses; the explanation's by default."""
+    schema = (adapter or _adapter()).json_schema()
     # Readers tell layouts and media apart by these: a default is for Python's constructors only.
     schema["required"].append("schema_version")
     for definition in schema["$defs"].values():
-        if "kind" in definition["properties"]:
-            definition["required"].append("kind")
+        told = [name for name in ("kind", "schema_version") if name in definition["properties"]]
+        if told:
+            definition["required"] += told
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"relatif-explanation-{SCHEMA_VERSION}",
+        "$id": f"relatif-{schema['title'].lower()}-{SCHEMA_VERSION}",
         **schema,
     }
 

@@ -18,7 +18,9 @@ from .data import Source, map_tensors
 from .errors import ChoiceError, RelatifError, one_of
 from .explanation import Explanation, Row, Sprite, Text
 from .rankings import rounded
+from .report import Report
 from .scoring import Progress
+from .tags import as_indices
 from .task import BATCH, Label, Task, as_labels, value_text
 
 Which = Literal["all", "misclassified", "close"]
@@ -367,6 +369,31 @@ class QuerySet:
             damping=damping,
             progress=progress,
         )
+
+    def report(
+        self,
+        rows: Sequence[int],
+        labels: Sequence[Label] | None = None,
+        *,
+        damping: float | None = None,
+        title: str = "",
+    ) -> Report:
+        """Explain several rows in one document.
+
+        Args:
+            rows: Of the test set, in the report's order.
+            labels: For every row, as in `explain`.
+            damping: Where the sliders stand.
+            title: What stands above the report's index.
+
+        Returns:
+            The `Report`: `save`, `to_html`.
+
+        Raises:
+            ChoiceError: A row is outside the test set, or there is none.
+        """
+        chosen = as_indices(rows, len(self), "Test")
+        return Report([self.explain(row, labels, damping=damping) for row in chosen], title)
 
     def check(
         self,

@@ -61,8 +61,8 @@ if ! is_fresh npm "$npm_key" || [ ! -d js/node_modules ]; then
     (cd js && npm ci --no-audit --no-fund --loglevel=error)
     stamp npm "$npm_key"
 fi
-build_key="$npm_key $(fingerprint js/src js/build.mjs js/tsconfig.json)"
-if ! is_fresh build "$build_key" || [ ! -f $static/widget.js ] || [ ! -f $static/widget.css ] || [ ! -f $static/standalone.js ] ||
+build_key="$npm_key $(fingerprint js/src js/schema js/build.mjs js/tsconfig.json notebooks)"
+if ! is_fresh build "$build_key" || [ ! -f $static/widget.js ] || [ ! -f $static/widget.css ] || [ ! -f $static/page.html ] ||
     [ ! -f relatif_widgets/labextension/package.json ]; then
     say "Building the front end."
     (cd js && npm run --silent build)

@@ -27,10 +27,13 @@ from relatif_widgets.explanation import (
     json_schema,
     write_atomically,
 )
+from relatif_widgets.report import Report, report_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "documents"
 SCHEMA = ROOT / "relatif_widgets" / "explanation.schema.json"
+REPORT = ROOT / "tests" / "golden" / "reports" / "three.relatif.json"
+REPORT_SCHEMA = ROOT / "relatif_widgets" / "report.schema.json"
 
 SIDE = 8
 DAMPINGS = (0.001, 0.01, 0.1)
@@ -367,11 +370,29 @@ def schema_text() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def report() -> Report:
+    """Two queries of different kinds, one of them hostile."""
+    return Report([images(), hostile(), regression()], title="<b>Why</b> these three?")
+
+
+def report_text() -> str:
+    """The golden report as its file holds it."""
+    return json.dumps(report().to_dict(), indent=1, ensure_ascii=False) + "\n"
+
+
+def report_schema_text() -> str:
+    """The report's schema as its file holds it."""
+    return json.dumps(report_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
-    GOLDEN.mkdir(parents=True, exist_ok=True)
+    for folder in (GOLDEN, REPORT.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     for name in DOCUMENTS:
         write_atomically(GOLDEN / f"{name}.relatif.json", golden_text(name))
     write_atomically(SCHEMA, schema_text())
+    write_atomically(REPORT, report_text())
+    write_atomically(REPORT_SCHEMA, report_schema_text())
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def test_a_wheel_holds_the_front_ends_and_the_extension_once(built: Path) -> Non
     assert {
         "static/widget.js",
         "static/widget.css",
-        "static/standalone.js",
+        "static/page.html",
+        "report.schema.json",
         "explanation.schema.json",
         "py.typed",
     } <= package

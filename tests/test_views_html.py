@@ -264,8 +264,13 @@ def built(tmp_path, monkeypatch):
     """A front end, whether or not it is built here."""
     static = tmp_path / "static"
     static.mkdir()
-    (static / "standalone.js").write_text("(()=>{var a='<\\/script>';console.log(a)})();\n")
-    (static / "widget.css").write_text(".rw-root{color:red}\n")
+    template = (documents.ROOT / "js" / "src" / "page.template").read_text(encoding="utf-8")
+    script = "(()=>{var a='<\\/script>';console.log(a)})();\n"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    parts = {"digest": digest, "style": ".rw-root{color:red}\n", "script": script, "version": "1"}
+    for name, part in parts.items():
+        template = template.replace(f"{{{{{name}}}}}", part)
+    (static / "page.html").write_text(template, encoding="utf-8")
     monkeypatch.setattr(html, "files", lambda _: tmp_path)
     return tmp_path
 
@@ -329,8 +334,8 @@ def test_a_hostile_name_cannot_leave_the_title_or_the_noscript(built):
 
 
 def test_a_front_end_that_is_not_built_is_named(built):
-    (built / "static" / "standalone.js").unlink()
-    with pytest.raises(RelatifError, match=r"static/standalone\.js is missing: .* Run `make setup`"):
+    (built / "static" / "page.html").unlink()
+    with pytest.raises(RelatifError, match=r"static/page\.html is missing: .* Run `make setup`"):
         page(documents.images())
 
 

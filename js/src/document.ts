@@ -1,30 +1,109 @@
-/** An explanation drawn from its document alone: no kernel answers, all sliders do. */
-import { parseExplanation } from "./explanation";
-import { el } from "./view/dom";
-import { createView } from "./view/view";
+/** Explanations drawn from their document alone: no kernel answers, all sliders do. */
+import type { Explanation } from "./explanation";
+import { parseDocument, type Report } from "./report";
+import { button, el, toggleAttr } from "./view/dom";
+import { drawMedia, loadSheet, type Sheet } from "./view/media";
+import { questionOf, truthOf } from "./view/query";
+import { createView, type View } from "./view/view";
 
 /** Draw a document, or say in one sentence why it cannot be drawn. Returns the clean-up. */
 export function drawDocument(root: HTMLElement, read: () => unknown): () => void {
   try {
-    const explanation = parseExplanation(read());
-    const view = createView(root, {
-      live: false,
-      commit: () => {},
-      pickQuery: () => {},
-      requestStrip: () => {},
-      requestDetail: () => {},
-      check: () => {},
-      cancel: () => {},
-      cancelChecks: () => {},
-      resume: () => {},
-    });
-    view.setState(explanation.settings);
-    view.setExplanation(explanation);
-    return () => view.dispose();
+    return drawReport(root, parseDocument(read()));
   } catch (error) {
-    const text = error instanceof Error ? error.message : String(error);
-    const sentence = el("p", { class: "rw-alert", text, attrs: { role: "alert" } });
-    root.replaceChildren(el("div", { class: "rw-root" }, sentence));
-    return () => root.replaceChildren();
+    return drawSentence(root, error instanceof Error ? error.message : String(error));
   }
+}
+
+export function drawSentence(root: HTMLElement, text: string): () => void {
+  const sentence = el("p", { class: "rw-alert", text, attrs: { role: "alert" } });
+  root.replaceChildren(el("div", { class: "rw-root" }, sentence));
+  return () => root.replaceChildren();
+}
+
+function drawReport(root: HTMLElement, { title, explanations }: Report): () => void {
+  const [first] = explanations;
+  if (explanations.length === 1 && first && !title) {
+    const view = drawOne(root, first);
+    return () => view.dispose();
+  }
+  const listening = new AbortController();
+  const { signal } = listening;
+  const sheets: Sheet[] = [];
+  const views = new Map<number, View>();
+  const places = explanations.map((_, at) =>
+    el("section", { class: "rw-report-part", attrs: { "aria-label": `Explanation ${at + 1}` } }),
+  );
+  const entries = explanations.map((one, at) => {
+    const sheet = loadSheet(one.sprite);
+    sheets.push(sheet);
+    const entry = button(
+      { class: "rw-entry" },
+      el(
+        "span",
+        { class: "rw-entry-picture", attrs: { "aria-hidden": "true" } },
+        drawMedia(one.query.media, sheet, "", { rows: 2 }),
+      ),
+      el(
+        "span",
+        { class: "rw-entry-words" },
+        el("b", { text: questionOf(one) }),
+        el("span", { text: [one.query.name, truthOf(one)].filter(Boolean).join(" · ") }),
+      ),
+    );
+    entry.addEventListener("click", () => open(at), { signal });
+    return entry;
+  });
+  const draw = (at: number): void => {
+    const place = places[at];
+    const one = explanations[at];
+    if (place && one && !views.has(at)) views.set(at, drawOne(place, one));
+  };
+  function open(chosen: number): void {
+    draw(chosen);
+    for (const [at, place] of places.entries()) place.classList.toggle("rw-away", at !== chosen);
+    for (const [at, entry] of entries.entries()) {
+      toggleAttr(entry, "aria-current", at === chosen ? "true" : null);
+    }
+  }
+  // On paper there is no index to click: every part is printed.
+  const drawAll = (): void => {
+    for (const at of explanations.keys()) draw(at);
+  };
+  window.addEventListener("beforeprint", drawAll, { signal });
+  const head = el(
+    "div",
+    { class: "rw-root rw-report" },
+    title ? el("h1", { class: "rw-report-title", text: title }) : null,
+    el(
+      "nav",
+      { class: "rw-index", attrs: { "aria-label": "Explanations in this report" } },
+      ...entries,
+    ),
+  );
+  root.replaceChildren(head, ...places);
+  open(0);
+  return () => {
+    listening.abort();
+    for (const view of views.values()) view.dispose();
+    for (const sheet of sheets) sheet.dispose();
+    root.replaceChildren();
+  };
+}
+
+function drawOne(root: HTMLElement, explanation: Explanation): View {
+  const view = createView(root, {
+    live: false,
+    commit: () => {},
+    pickQuery: () => {},
+    requestStrip: () => {},
+    requestDetail: () => {},
+    check: () => {},
+    cancel: () => {},
+    cancelChecks: () => {},
+    resume: () => {},
+  });
+  view.setState(explanation.settings);
+  view.setExplanation(explanation);
+  return view;
 }

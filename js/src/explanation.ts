@@ -5,7 +5,7 @@
 import {
   base64,
   count,
-  fail,
+  fail as damaged,
   field,
   finite,
   integer,
@@ -127,12 +127,13 @@ const TABLES = [
 export const sameDamping = (stop: number, damping: number): boolean =>
   Math.abs(stop - damping) <= 1e-9 * stop;
 
-/** Check a document and give it its types; throws an Error of one sentence. */
-export function parseExplanation(value: unknown): Explanation {
+/** Whether this is a document that this view reads, by its version; throws an Error of one sentence. */
+export function checkVersion(value: unknown): Record<string, unknown> {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new Error("This is not an explanation: expected a JSON object.");
   }
-  const version: unknown = (value as Record<string, unknown>).schema_version;
+  const fields = value as Record<string, unknown>;
+  const version: unknown = fields.schema_version;
   if (typeof version !== "string") {
     throw new Error("This is not an explanation: it has no schema_version.");
   }
@@ -142,8 +143,14 @@ export function parseExplanation(value: unknown): Explanation {
         `${SCHEMA_MAJOR}.x: open it with the relatif_widgets release that wrote it, or a newer one.`,
     );
   }
-  const explanation = readExplanation(value, "");
-  checkReferences(explanation);
+  return fields;
+}
+
+/** Check a document and give it its types; throws an Error of one sentence. */
+export function parseExplanation(value: unknown, path = ""): Explanation {
+  checkVersion(value);
+  const explanation = readExplanation(value, path);
+  checkReferences(explanation, path);
   return explanation;
 }
 
@@ -167,7 +174,7 @@ export const readMedia: Reader<Media> = (value, path) => {
       const columns = field(fields, path, "columns", list(string));
       const values = field(fields, path, "values", list(string));
       if (columns.length !== values.length) {
-        fail(path, `${columns.length} columns but ${values.length} values`);
+        damaged(path, `${columns.length} columns but ${values.length} values`);
       }
       return { kind, columns, values, more: optional(fields, path, "more", count, 0) };
     }
@@ -228,7 +235,7 @@ const readRanking: Reader<Ranking> = (value, path) => {
   };
   const widths = (rows: number[][]): string => rows.map((row) => row.length).join();
   if (widths(ranking.examples) !== widths(ranking.scores)) {
-    fail(path, "examples and scores differ in shape");
+    damaged(path, "examples and scores differ in shape");
   }
   return ranking;
 };
@@ -238,7 +245,7 @@ const readPanel: Reader<Panel> = (value, path) => {
   const rankings = field(fields, path, "rankings", list(readRanking));
   const present = rankings.map(({ method, sign }) => `${method} ${sign}`).sort();
   if (present.join() !== TABLES.join()) {
-    fail(path, "expected one ranking for each method and sign");
+    damaged(path, "expected one ranking for each method and sign");
   }
   return {
     label: field(fields, path, "label", nullable(count)),
@@ -298,7 +305,9 @@ const readExplanation: Reader<Explanation> = (value, path) => {
 };
 
 /** What no single field can tell: every position, cell and class that is mentioned exists. */
-function checkReferences(explanation: Explanation): void {
+function checkReferences(explanation: Explanation, within: string): void {
+  const fail = (path: string, fault: string): never =>
+    damaged(within ? `${within}.${path}` : path, fault);
   const { dampings, panels, examples, query, sprite, class_names, settings } = explanation;
   if (dampings.length === 0) fail("dampings", "it is empty");
   if (dampings.some((value, at) => at > 0 && value <= (dampings[at - 1] ?? 0))) {

@@ -1,4 +1,5 @@
 /** What the live widget says to the kernel and hears from it, and the traits they share. */
+import type { Still } from "./bridge";
 import {
   METHODS,
   type Media,
@@ -43,6 +44,8 @@ export interface Traits {
   /** The training example whose like are shown. */
   like: number | null;
   can_check: boolean;
+  /** Controls that nobody has set, and that follow the host's settings. */
+  follows: string[];
   status: Status;
   progress: number;
   message: string;
@@ -76,7 +79,9 @@ export type ToKernel =
   | { kind: "check"; indices: number[] }
   | { kind: "cancel" }
   | { kind: "cancel_checks" }
-  | { kind: "resume" };
+  | { kind: "resume" }
+  /** What is on display as static HTML and text. */
+  | { kind: "still" };
 
 export interface StripItem {
   index: number;
@@ -116,6 +121,7 @@ export type FromKernel =
   | { kind: "similar"; index: number | null; document: unknown }
   | { kind: "returned"; of: number; counts: Returned }
   | { kind: "detail"; index: number; media: Media }
+  | { kind: "still"; still: Still }
   | { kind: "check"; query: number; removed: number[]; check: CheckResult | string }
   | { kind: "error"; id: number | null; message: string };
 
@@ -163,6 +169,14 @@ export function parseMessage(value: unknown): FromKernel | null {
         kind: "detail",
         index: field(fields, "detail", "index", count),
         media: field(fields, "detail", "media", readMedia),
+      };
+    case "still":
+      return {
+        kind: "still",
+        still: {
+          html: field(fields, "still", "html", string),
+          text: field(fields, "still", "text", string),
+        },
       };
     case "check":
       return {

@@ -1,6 +1,7 @@
 /** Host: a live widget in a notebook, by anywidget. */
 import type { AnyModel, RenderProps } from "@anywidget/types";
-import { parseExplanation } from "./explanation";
+import { asShown, listen, type Still } from "./bridge";
+import { type Explanation, parseExplanation } from "./explanation";
 import { parseMessage, type ToKernel, type Traits } from "./messages";
 import { EVERYTHING } from "./view/filters";
 import { STRIP_COUNT } from "./view/strip";
@@ -113,6 +114,31 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
       message: reason instanceof Error ? reason.message : String(reason),
     });
 
+  // The page around, where it keeps explanations with the notebook.
+  const closing = new AbortController();
+  let current: Explanation | null = null;
+  let hosted = false;
+  let still: Still | null = null;
+  const askStill = (): void => {
+    still = null;
+    if (hosted && current) send({ kind: "still" });
+  };
+  const changed = listen(el, closing.signal, {
+    host(defaults) {
+      hosted = true;
+      askStill();
+      const free = widget.get("follows") ?? [];
+      if (free.length === 0) return;
+      for (const name of ["method", "k", "damping"] as const) {
+        const value = defaults[name];
+        if (value !== null && free.includes(name)) widget.set(name, value as never);
+      }
+      widget.set("follows", []);
+      save();
+    },
+    shown: () => current && { document: asShown(current, state()), still },
+  });
+
   const onState = (): void => view.setState(state());
   const onStatus = (): void => {
     heard();
@@ -124,7 +150,12 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
       if (!message) return;
       heard();
       if (message.kind === "explanation") {
-        view.setExplanation(parseExplanation(message.document));
+        current = parseExplanation(message.document);
+        view.setExplanation(current);
+        askStill();
+        changed();
+      } else if (message.kind === "still") {
+        still = message.still;
       } else if (message.kind === "similar") {
         const { document: found, index } = message;
         view.setSimilar(found == null ? null : parseExplanation(found), index);
@@ -162,6 +193,7 @@ function render({ model, el }: Pick<RenderProps, "model" | "el">): () => void {
     for (const name of STATUS) model.off(`change:${name}`, onStatus);
     model.off("msg:custom", onMessage);
     clearTimeout(waiting);
+    closing.abort();
     view.dispose();
   };
 }

@@ -1,5 +1,6 @@
 // @vitest-environment node
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -23,17 +24,24 @@ test("the widget is a module with a default export", () => {
 });
 
 test("nothing is fetched: no address in any bundle", () => {
-  for (const name of ["widget.js", "standalone.js", "widget.css"]) {
+  for (const name of ["widget.js", "page.html", "widget.css"]) {
     expect(read(name)).not.toMatch(/https?:|\/\/[a-z]+\.|@import|url\(/);
   }
 });
 
-test("the page's script may stand inside a script element", () => {
-  expect(read("standalone.js")).not.toMatch(/<\/script|<!--/i);
+test("the page's policy allows its own script and nothing else", () => {
+  const page = read("page.html");
+  const script = page.slice(page.lastIndexOf("<script>") + 8, page.lastIndexOf("</script>"));
+  expect(script).not.toMatch(/<\/script|<!--/i);
+  const digest = createHash("sha256").update(script).digest("base64");
+  expect(page).toContain(
+    `default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-${digest}'`,
+  );
+  expect(page.match(/\{\{\w+\}\}/g)).toEqual(["{{title}}", "{{still}}", "{{document}}"]);
 });
 
 test("no data becomes markup", () => {
-  for (const name of ["widget.js", "standalone.js"]) {
+  for (const name of ["widget.js", "page.html"]) {
     expect(read(name)).not.toMatch(/innerHTML|outerHTML|insertAdjacentHTML|document\.write/);
   }
 });

@@ -11,6 +11,7 @@ _DRAWN_BY: dict[View, tuple[str, str]] = {
     "page": (".html", "page"),
     "text/html": (".html", "static_html"),
     "text/plain": (".text", "plain_text"),
+    "image/png": (".figure", "png"),
     "figure": (".figure", "figure"),
     "gallery": (".gallery", "gallery"),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -29,11 +31,25 @@ _PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
 class PrintFigure(Figure):
     """A Figure that shows itself in a notebook without pyplot, whose global state is not thread-safe."""
 
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """As matplotlib's, with the text of PDF, PS and SVG files as text."""
+        # It can be searched and edited, and journals that refuse Type 3 fonts take it.
+        with matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}):
+            super().savefig(fname, **options)
+
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=192)
         width, height = (round(96 * inches) for inches in self.get_size_inches())
         return buffer.getvalue(), {"width": width, "height": height}
+
+
+def png(explanation: Explanation) -> str:
+    """`figure` at the document's settings as a PNG, base64."""
+    drawn = figure(explanation, methods=[explanation.settings.method], k=min(10, explanation.settings.k))
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", dpi=192)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def figure(

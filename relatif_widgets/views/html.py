@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
+import re
 from html import escape
 from importlib.resources import files
 
 from ..errors import RelatifError
 from ..explanation import Explanation, Media, Panel, Picture, Row, Text, TrainingExample
+from ..report import Report
 from . import words
 from .pictures import Album, data_uri
 
@@ -32,8 +32,16 @@ _ROW = "background:none"
 _CELL = "border:0;background:none;text-align:left;vertical-align:top;max-width:none"
 
 
-def static_html(explanation: Explanation) -> str:
+def static_html(document: Explanation | Report) -> str:
     """The document at its settings: inline styles only, no script, nothing fetched."""
+    if isinstance(document, Explanation):
+        return _one(document)
+    heading = "font-size:20px;line-height:28px;font-weight:600;padding:8px 0"
+    title = f'<div style="{heading}">{escape(document.title)}</div>' if document.title else ""
+    return title + "".join(f'<div style="padding:12px 0">{_one(one)}</div>' for one in document)
+
+
+def _one(explanation: Explanation) -> str:
     album = Album(explanation)
     settings = explanation.settings
     panels = [(panel, explanation.ranked(panel)) for panel in explanation.panels]
@@ -51,50 +59,29 @@ def static_html(explanation: Explanation) -> str:
     )
 
 
-def page(explanation: Explanation) -> str:
+def page(document: Explanation | Report) -> str:
     """A page of its own, sliders alive; its content security policy forbids the network.
 
     Raises:
         RelatifError: The front end is not built.
     """
-    script, style = _built("standalone.js"), _built("widget.css")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
-    title = f"{words.question(explanation, NAME)} {words.shortened(explanation.query.name, NAME)}"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="generator" content="relatif_widgets {escape(explanation.provenance.package_version)}">
-<title>{escape(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<main id="relatif-root" class="rw-standalone"></main>
-<noscript>{static_html(explanation)}</noscript>
-<script type="application/json" id="relatif-explanation">{_inert(explanation.to_json())}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
+    if isinstance(document, Report):
+        first, title = document[0], words.shortened(document.title, 2 * NAME)
+    else:
+        first, title = document, ""
+    title = title or f"{words.question(first, NAME)} {words.shortened(first.query.name, NAME)}"
+    parts = {"title": escape(title), "still": static_html(document), "document": _inert(document.to_json())}
+    # One pass over the template: what data puts in is not looked at again.
+    return re.sub(r"\{\{(title|still|document)\}\}", lambda mark: parts[mark[1]], _template())
 
 
-def _built(name: str) -> str:
-    file = files("relatif_widgets") / "static" / name
+def _template() -> str:
+    file = files("relatif_widgets") / "static" / "page.html"
     if not file.is_file():
         raise RelatifError(
-            f"relatif_widgets/static/{name} is missing: the front end is not built. Run `make setup`."
+            "relatif_widgets/static/page.html is missing: the front end is not built. Run `make setup`."
         )
-    text = file.read_text(encoding="utf-8")
-    # Either would end or derail the element that the text is put into.
-    assert not any(mark in text.lower() for mark in ("</script", "</style", "<!--")), name
-    return text
+    return file.read_text(encoding="utf-8")
 
 
 def _inert(json: str) -> str:

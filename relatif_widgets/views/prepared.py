@@ -22,6 +22,10 @@ class Prepared:
     def __len__(self) -> int:
         return len(self._queries)
 
+    def rows(self) -> list[int]:
+        """The rows at hand, ascending."""
+        return sorted(self._queries)
+
     def get(self, row: int) -> Explanation | None:
         """The explanation of a row of the test set, if it is at hand."""
         return _touched(self._queries, row)

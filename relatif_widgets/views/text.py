@@ -5,14 +5,22 @@ from __future__ import annotations
 import unicodedata
 
 from ..explanation import Explanation, Row, Text, TrainingExample
+from ..report import Report
 from . import words
 
 NAME = 24
 TEXT = 60
 
 
-def plain_text(explanation: Explanation) -> str:
+def plain_text(document: Explanation | Report) -> str:
     """The document at its settings, one aligned table for each panel."""
+    if isinstance(document, Explanation):
+        return _one(document)
+    title = [_name(document.title)] if document.title else []
+    return "\n\n".join([*title, *map(_one, document)])
+
+
+def _one(explanation: Explanation) -> str:
     lines = [_header(explanation), words.caption(explanation)]
     for panel in explanation.panels:
         cards = explanation.ranked(panel)

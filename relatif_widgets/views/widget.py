@@ -17,7 +17,8 @@ import anywidget
 import traitlets
 
 from ..errors import Cancelled, ChoiceError, RelatifError, one_of
-from ..explanation import METHODS, SIGNS, TOP, Explanation, Method
+from ..explanation import METHODS, MIME_TYPE, SCHEMA_VERSION, SIGNS, TOP, Explanation, Method
+from ..report import Report
 from ..tags import as_indices
 from . import cells, tables
 from .attached import Attachable, Check, Queries
@@ -44,7 +45,8 @@ class ExplanationWidget(anywidget.AnyWidget):
             (input, target) or a pair of arrays; or inputs alone, without true labels.
         query: Row of the test set to open with.
         labels: Names or indices of the labels to open with; by default what `default_labels` says.
-        method, k, damping, sign: Where the controls stand at first.
+        method, k, damping, sign: Where the controls stand at first; by default ℓ-RelatIF, 5 cards,
+            the explainer's damping and helpful, or what JupyterLab's settings say.
         compare: Methods to show in rows under `method`, such as ["influence"]; none by default.
         default_labels: Which labels a query opens with. "auto": the prediction, and beside it
             the true label where the prediction is wrong, or the runner-up where the two largest
@@ -63,6 +65,10 @@ class ExplanationWidget(anywidget.AnyWidget):
     `widget.observe(lambda change: print(change.new), "selection")`.
 
     Running a notebook cell again closes the widgets that its last run made.
+
+    Where the JupyterLab extension is at hand, saving the notebook keeps what is on display, so that
+    it is there, sliders alive, when the notebook is opened again without a kernel. Elsewhere, and in
+    notebooks that nobody looks at while they run, show `widget.explanation`, or `wait()` first.
     """
 
     _closed = False
@@ -105,6 +111,10 @@ class ExplanationWidget(anywidget.AnyWidget):
     can_check = traitlets.Bool(
         False, help="Whether check by retraining is on offer; read-only in practice."
     ).tag(sync=True)
+    follows = traitlets.List(
+        traitlets.Unicode(),
+        help="Controls that nobody has set: they follow the settings of JupyterLab; read-only in practice.",
+    ).tag(sync=True)
     status = traitlets.Enum(
         ["idle", "preparing", "ready", "error"],
         "idle",
@@ -120,9 +130,9 @@ class ExplanationWidget(anywidget.AnyWidget):
         *,
         query: int = 0,
         labels: Sequence[str | int] | None = None,
-        method: str = "loss_relative",
+        method: str | None = None,
         compare: Sequence[str] = (),
-        k: int = 5,
+        k: int | None = None,
         damping: float | None = None,
         sign: str = "positive",
         default_labels: Any = "auto",
@@ -155,16 +165,18 @@ class ExplanationWidget(anywidget.AnyWidget):
         self._settled = threading.Event()
         self._settled.set()
         self._guard = threading.RLock()
+        asked = {"method": method, "k": k, "damping": damping}
         super().__init__(
             query=query,
             labels=_listed(labels),
-            method=method,
+            method="loss_relative" if method is None else method,
             compare=[compare] if isinstance(compare, str) else list(compare),
-            k=k,
+            k=5 if k is None else k,
             damping=self._queries.damping if damping is None else damping,
             sign=sign,
             tags=explainer.tags.value,
             can_check=retrain is not None or explainer.can_refit,
+            follows=[name for name, value in asked.items() if value is None],
         )
         self._tags = traitlets.link((explainer.tags, "value"), (self, "tags"))
         self.observe(self._on_query, "query")
@@ -290,6 +302,34 @@ class ExplanationWidget(anywidget.AnyWidget):
         self._open()
         return self._checks.to_frame()
 
+    def report(self, rows: Sequence[int] | None = None, *, title: str = "") -> Report:
+        """Several queries in one document, with the controls where they stand.
+
+        Args:
+            rows: Of the test set, in the report's order; None for all that were prepared here (the last 50).
+            title: What stands above the report's index.
+
+        Returns:
+            The `Report`: `save`, `to_html`. Queries that are not at hand are prepared now, with their
+            own labels.
+
+        Raises:
+            ChoiceError: A row is outside the test set, or there is none.
+        """
+        queries = self._open_queries()
+        self.wait()
+        chosen = self._prepared.rows() if rows is None else as_indices(rows, len(queries), "Test")
+        shown = []
+        for row in chosen:
+            found = self._prepared.get(row)
+            if not self._holds(found):
+                found = queries.explain(row, damping=self.damping)
+                self._prepared.keep(row, found)
+            assert found is not None
+            kept = [label for label in self._prepared.labels(row) if label in found.labels]
+            shown.append(self._at_settings(found.with_panels(kept) if kept else found))
+        return Report(shown, title)
+
     def cancel(self) -> None:
         """Stop the preparation that runs; what is ranked already of the training set is kept and marked."""
         self._cancelled = self._wanted
@@ -321,6 +361,19 @@ class ExplanationWidget(anywidget.AnyWidget):
             raise TimeoutError(f"Test example {self.query} was not prepared within {timeout} s.")
         if self._failure is not None:
             raise self._failure
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        found = super()._repr_mimebundle_(**kwargs)
+        if found is None or self._closed:
+            return found
+        data, metadata = found
+        shown = self._explanation
+        if shown is None:
+            # Something to draw in this place once the notebook is saved: the extension writes it there.
+            data[MIME_TYPE] = {"schema_version": SCHEMA_VERSION, "pending": True}
+        else:
+            data.update(self._at_settings(self._with_labels(shown))._repr_mimebundle_())
+        return data, metadata
 
     def __repr__(self) -> str:
         compare = f", compare={self.compare}" if self.compare else ""
@@ -402,6 +455,8 @@ class ExplanationWidget(anywidget.AnyWidget):
         self._ensure()
 
     def _on_setting(self, change: dict[str, Any]) -> None:
+        if change["name"] in self.follows:
+            self.follows = [name for name in self.follows if name != change["name"]]
         self._send_returned()
 
     def _open(self) -> Attachable:
@@ -417,6 +472,11 @@ class ExplanationWidget(anywidget.AnyWidget):
     def _methods(self) -> list[Method]:
         chosen = dict.fromkeys([self.method, *self.compare])
         return [method for method in METHODS if method in chosen]
+
+    def _with_labels(self, shown: Explanation) -> Explanation:
+        """Only the panels on display, as far as they are prepared."""
+        kept = [label for label in self.labels if label in shown.labels]
+        return shown.with_panels(kept) if kept else shown
 
     def _at_settings(self, shown: Explanation) -> Explanation:
         # Under the identity the one stop stands for every damping.
@@ -590,6 +650,8 @@ class ExplanationWidget(anywidget.AnyWidget):
             _background(self._send_detail, content).start()
         elif kind == "check":
             _background(self._send_check, content).start()
+        elif kind == "still":
+            _background(self._send_still).start()
         elif kind == "cancel":
             self.cancel()
         elif kind == "cancel_checks":
@@ -629,6 +691,15 @@ class ExplanationWidget(anywidget.AnyWidget):
             self.send({"kind": "error", "id": request.get("id"), "message": in_words(error)})
             return
         self.send({"kind": "detail", "id": request.get("id"), "index": index, "media": asdict(media)})
+
+    def _send_still(self) -> None:
+        """What is on display for hosts without scripts, to be kept with the notebook."""
+        with self._guard:
+            shown = self._explanation
+            if shown is None:
+                return
+            still = self._at_settings(self._with_labels(shown))._repr_mimebundle_()
+        self.send({"kind": "still", "html": still["text/html"], "text": still["text/plain"]})
 
     def _send_check(self, request: dict[str, Any]) -> None:
         identity, indices, row = request.get("id"), request.get("indices", []), self.query

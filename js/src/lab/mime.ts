@@ -3,50 +3,7 @@
  * and draws in notebooks that are not trusted, as nothing of a document is ever markup or script.
  */
 import type { IRenderMime } from "@jupyterlab/rendermime-interfaces";
-import { Widget } from "@lumino/widgets";
-import { drawDocument } from "../document";
-import css from "../style.css";
-
-export const MIME = "application/vnd.relatif.explanation.v1+json";
-const FILE = "relatif-explanation";
-
-class ExplanationRenderer extends Widget implements IRenderMime.IRenderer {
-  private stop: (() => void) | null = null;
-  private drawn = "";
-
-  constructor(private readonly mime: string) {
-    super();
-    this.addClass("rw-document");
-    style();
-  }
-
-  async renderModel(model: IRenderMime.IMimeModel): Promise<void> {
-    const data: unknown = model.data[this.mime];
-    // JupyterLab renders an output again whenever anything beside it changes.
-    const text = JSON.stringify(data);
-    if (text === this.drawn) return;
-    this.drawn = text;
-    this.stop?.();
-    this.node.replaceChildren();
-    this.stop = drawDocument(this.node, () => data);
-  }
-
-  override dispose(): void {
-    this.stop?.();
-    this.stop = null;
-    super.dispose();
-  }
-}
-
-/** The view's style sheet, once a page. */
-function style(): void {
-  const id = "relatif-style";
-  if (document.getElementById(id)) return;
-  const node = document.createElement("style");
-  node.id = id;
-  node.textContent = css;
-  document.head.append(node);
-}
+import { ExplanationRenderer, FILE, MIME } from "./renderer";
 
 const extension: IRenderMime.IExtension = {
   id: "relatif-widgets:mime",

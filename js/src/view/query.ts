@@ -108,9 +108,8 @@ export function createQuery(
         buttons = new Map();
       }
       const { query } = next;
-      const says = className(next, query.predicted) ?? query.output;
       picture.replaceChildren(drawMedia(query.media, sheet, query.name, { rows: 12 }));
-      heading.textContent = headingOf(query, says);
+      heading.textContent = questionOf(next);
       facts.replaceChildren(...factsOf(next));
     },
     draw(labels) {
@@ -123,13 +122,24 @@ export function createQuery(
   };
 }
 
-function headingOf({ output, target }: Explanation["query"], says: string | null): string {
-  if (says === null) return "Why?";
-  if (output === null) return `Why “${says}”?`;
+/** The question that an explanation answers. */
+export function questionOf(doc: Explanation): string {
+  const { predicted, output, target } = doc.query;
+  const says = className(doc, predicted);
+  if (output === null) return says === null ? "Why?" : `Why “${says}”?`;
   // A regression is explained at its target.
   return target === null
     ? `Why ${decimal(output)}?`
     : `Why ${decimal(output)}, not ${decimal(target)}?`;
+}
+
+/** What is known of the query's true class, in words. */
+export function truthOf(doc: Explanation): string {
+  const truth = className(doc, doc.query.label);
+  if (truth === null) return "";
+  return doc.query.label === doc.query.predicted
+    ? `true label ${truth}, predicted correctly`
+    : `true label ${truth}, misclassified`;
 }
 
 function factsOf(doc: Explanation): Node[] {

@@ -1,0 +1,62 @@
+/** The explanations of a notebook or a file, wherever they are. */
+import type { DocumentWidget, IDocumentWidget } from "@jupyterlab/docregistry";
+import type { NotebookPanel } from "@jupyterlab/notebook";
+import type { Widget } from "@lumino/widgets";
+import { parseDocument, type Report } from "../report";
+import type { LiveOutput } from "./live";
+import { MIME } from "./renderer";
+
+export interface Found {
+  /** The same place keeps its key while its explanation changes. */
+  key: string;
+  report: Report;
+  /** As it was read, to be drawn or written. */
+  data: unknown;
+  /** The position of its cell in the notebook. */
+  cell: number;
+}
+
+/** What a notebook shows, from top to bottom; what cannot be read is left out. */
+export function explanationsOf(panel: NotebookPanel, live: ReadonlySet<LiveOutput>): Found[] {
+  const found: Found[] = [];
+  panel.content.widgets.forEach((cell, at) => {
+    const outputs = cell.model.type === "code" ? cell.model.toJSON().outputs : [];
+    if (!Array.isArray(outputs)) return;
+    const drawn = [...live].filter((one) => cell.node.contains(one.node));
+    let seen = 0;
+    outputs.forEach((output, place) => {
+      const bundle = (output as { data?: Record<string, unknown> }).data;
+      if (!bundle || !(MIME in bundle)) return;
+      const shown = drawn.sort(byPlace)[seen++];
+      const data = shown?.shown() ?? bundle[MIME];
+      const report = read(data);
+      if (report) found.push({ key: `${cell.model.id}/${place}`, report, data, cell: at });
+    });
+  });
+  return found;
+}
+
+/** What a `*.relatif.json` that is open holds, or null. */
+export function explanationOfFile(widget: Widget | null): { data: unknown; name: string } | null {
+  const context = (widget as Partial<IDocumentWidget> | null)?.context as
+    | DocumentWidget["context"]
+    | undefined;
+  if (!context?.path?.endsWith(".relatif.json")) return null;
+  try {
+    const data: unknown = JSON.parse(context.model.toString());
+    return read(data) && { data, name: context.path };
+  } catch {
+    return null;
+  }
+}
+
+export function read(data: unknown): Report | null {
+  try {
+    return parseDocument(data);
+  } catch {
+    return null;
+  }
+}
+
+const byPlace = (a: LiveOutput, b: LiveOutput): number =>
+  a.node.compareDocumentPosition(b.node) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1;
