@@ -95,7 +95,7 @@ function template() {
 }
 
 /** The notebooks and the modules they import, beside the extension, with a list of them by their headings. */
-function _tutorials(from, to) {
+function tutorials(from, to) {
   const files = readdirSync(from).sort();
   const notebooks = files.filter((file) => file.endsWith(".ipynb"));
   const helpers = files.filter((file) => file.endsWith(".py"));

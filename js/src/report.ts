@@ -3,7 +3,7 @@
  * single explanation is a report of one here.
  */
 import { checkVersion, type Explanation, parseExplanation } from "./explanation";
-import { field, list, object, string } from "./read";
+import { field, list, optional, string } from "./read";
 
 export interface Report {
   /** What stands above the index; empty for a single explanation. */
@@ -22,7 +22,7 @@ export function parseDocument(value: unknown): Report {
   if (!Object.hasOwn(fields, "explanations")) {
     return { title: "", explanations: [parseExplanation(value)] };
   }
-  const title = field(object(value, ""), "", "title", string);
+  const title = optional(fields, "", "title", string, "");
   const explanations = field(fields, "", "explanations", list(parseOne));
   if (explanations.length === 0) throw new Error("This report holds no explanation.");
   return { title, explanations };

@@ -95,7 +95,7 @@ function activate(
       }
       const notebook = tracker.currentWidget?.title.label ?? "";
       board.content.pin(key, `${notebook}, cell ${found.cell + 1}`, found.data);
-      if (!board.isAttached) shell.add(board, "main", { mode: "split-right" });
+      if (!board.isAttached) shell.add(board, "main", { mode: "tab-after" });
     },
     export: (found) => void exportFound(found.data, notebookName()),
   });

@@ -65,9 +65,10 @@ async function exists(
 
 /** A file that lies beside the extension, on this JupyterLab's own server. */
 async function fetchText(name: string): Promise<string> {
-  const base = PageConfig.getOption("fullLabextensionsUrl");
-  const url = URLExt.join(base, "relatif-widgets", "static", "tutorials", encodeURIComponent(name));
   const settings = ServerConnection.makeSettings();
+  const extensions = new URL(PageConfig.getOption("fullLabextensionsUrl"), settings.baseUrl).href;
+  const file = encodeURIComponent(name);
+  const url = URLExt.join(extensions, "relatif-widgets", "static", "tutorials", file);
   const answer = await ServerConnection.makeRequest(url, {}, settings);
   if (!answer.ok) throw new Error(`${name} is not among the extension's files (${answer.status}).`);
   return answer.text();
