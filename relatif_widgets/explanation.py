@@ -11,10 +11,12 @@ Scores follow Definition 2.1 of the paper: positive means helpful.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
 import secrets
+import zlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -35,6 +37,9 @@ Document = TypeVar("Document")
 
 SCHEMA_VERSION = "1.1"
 MIME_TYPE = "application/vnd.relatif.explanation.v1+json"
+
+LARGEST_DOCUMENT = 64_000_000
+"""Bytes that a packed document may hold: somebody else's file must not fill the memory."""
 
 TOP = 20
 """Training examples that a ranking keeps per damping stop, unless more are asked for."""
@@ -522,7 +527,7 @@ class Explanation:
             DocumentError: The text is no explanation, is damaged, or was written
                 by a newer major version.
         """
-        head = document_head(text)
+        text, head = read_head(text)
         if "explanations" in head:
             raise DocumentError(
                 "This document is a report of several explanations: open it with Report.load."
@@ -681,15 +686,34 @@ def mime_bundle(
     made: dict[str, Callable[[], Any]] = {
         "text/plain": lambda: repr(document),
         "text/html": lambda: _VIEWS["text/html"](document),
-        MIME_TYPE: document.to_dict,
+        MIME_TYPE: lambda: pack(document.to_json()),
     }
     if include:
         made = {mime: make for mime, make in {**made, **on_request}.items() if mime in include}
     return {mime: make() for mime, make in made.items() if not exclude or mime not in exclude}
 
 
-def document_head(text: str | bytes) -> dict[str, Any]:
-    """The top level of a document of either kind that this release reads.
+def pack(text: str) -> dict[str, Any]:
+    """A document as notebooks keep it: compressed, since they would put each of its numbers on a line of its own."""
+    data = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    return {"schema_version": SCHEMA_VERSION, "packed": data}
+
+
+def _unpack(data: str) -> str:
+    try:
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(base64.b64decode(data, validate=True), LARGEST_DOCUMENT)
+    except (ValueError, zlib.error) as error:
+        raise DocumentError(f"Damaged explanation at packed: {error}.") from None
+    if inflate.unconsumed_tail:
+        raise DocumentError(f"Damaged explanation at packed: it holds more than {LARGEST_DOCUMENT:,} bytes.")
+    if not inflate.eof:
+        raise DocumentError("Damaged explanation at packed: it ends too early.")
+    return text.decode("utf-8", "replace")
+
+
+def read_head(text: str | bytes) -> tuple[str, dict[str, Any]]:
+    """The text of a document of either kind that this release reads, unpacked, and its top level.
 
     Raises:
         DocumentError: The text is no document, or of a newer major version.
@@ -713,17 +737,20 @@ def document_head(text: str | bytes) -> dict[str, Any]:
         raise DocumentError(
             "No explanation had been prepared when this notebook was saved: run its cell again."
         )
-    return head
+    if isinstance(head.get("packed"), str):
+        inner = _unpack(head["packed"])
+        if '"packed"' not in inner[:100]:  # one layer, or a file could unfold for ever
+            return read_head(inner)
+        raise DocumentError("Damaged explanation at packed: it is packed twice.")
+    return text, head
 
 
-def read_document(adapter: TypeAdapter[Document], text: str | bytes) -> Document:
-    """Check a document against its dataclass.
+def read_document(adapter: TypeAdapter[Document], text: str) -> Document:
+    """Check the text of a document against its dataclass.
 
     Raises:
         DocumentError: Where it is damaged, in one sentence.
     """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8-sig")
     try:
         # strict: JSON has types, and true is no 1 in the browser either
         return adapter.validate_json(text, strict=True)

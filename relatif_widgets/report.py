@@ -17,10 +17,10 @@ from .explanation import (
     Explanation,
     Method,
     Sign,
-    document_head,
     json_schema,
     mime_bundle,
     read_document,
+    read_head,
     view,
     write_atomically,
 )
@@ -120,7 +120,8 @@ class Report:
         Raises:
             DocumentError: As in `Explanation.from_json`.
         """
-        if "explanations" not in document_head(text):
+        text, head = read_head(text)
+        if "explanations" not in head:
             return cls([Explanation.from_json(text)])
         return read_document(_adapter(), text)
 

@@ -17,7 +17,7 @@ import pytest
 from IPython.utils.capture import capture_output
 
 from relatif_widgets import DocumentError, Explanation, Report
-from relatif_widgets.explanation import Row, Text
+from relatif_widgets.explanation import MIME_TYPE, Row, Text, pack
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE: dict[str, str] = json.loads((GOLDEN / "hostile.json").read_text(encoding="utf-8"))
@@ -159,6 +159,32 @@ def test_a_hand_edited_document_is_one_sentence_that_names_the_place(edit: dict[
     assert re.fullmatch(
         r"Damaged explanation at [\w.]+: [^\n]{1,260}\.( \(\d+ faults in all\)\.)?", str(caught.value)
     ) or (re.fullmatch(r"Damaged explanation at [\w.]+: [^\n]{1,260}\.", str(caught.value)))
+
+
+def test_what_notebooks_keep_is_compressed_and_comes_back() -> None:
+    explanation = documents.images()
+    kept = explanation._repr_mimebundle_()[MIME_TYPE]
+    assert list(kept) == ["schema_version", "packed"]
+    assert Explanation.from_json(json.dumps(kept)) == explanation
+    assert Explanation.from_json(json.dumps(kept).encode()) == explanation
+
+
+@pytest.mark.parametrize(
+    ("packed", "fault"),
+    [
+        ("no base64!", "at packed: "),
+        ("AAAA", "at packed: .*incorrect header check"),
+        (pack("x" * 1000)["packed"][:20], "at packed: "),
+        (pack('{"schema_version": "1.1", "packed": "AAAA"}')["packed"], "it is packed twice"),
+        (pack("[" * 65_000_000)["packed"], "it holds more than 64,000,000 bytes"),
+        (pack('{"schema_version": "1.1"')["packed"], "Was the file cut short"),
+        (pack('{"schema_version": "2.0"}')["packed"], "schema version 2.0"),
+    ],
+    ids=["no base64", "no deflate", "cut short", "twice", "a bomb", "half a document", "newer"],
+)
+def test_a_damaged_package_is_one_sentence(packed: str, fault: str) -> None:
+    with pytest.raises(DocumentError, match=fault):
+        Explanation.from_json(json.dumps({"schema_version": "1.1", "packed": packed}))
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.7, 0.999])

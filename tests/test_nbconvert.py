@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html.parser import HTMLParser
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from nbconvert import HTMLExporter, LatexExporter
 from torch import nn
 
-from relatif_widgets import Explainer, ExplanationWidget, Report
+from relatif_widgets import Explainer, Explanation, ExplanationWidget, Report
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -115,7 +116,8 @@ def test_a_widget_that_has_nothing_yet_leaves_a_place_for_its_explanation() -> N
     widget.wait()
     widget.k = 2
     bundle, _ = widget._repr_mimebundle_()
-    assert bundle["application/vnd.relatif.explanation.v1+json"] == widget.explanation.to_dict()
-    assert bundle["application/vnd.relatif.explanation.v1+json"]["settings"]["k"] == 2
+    kept = json.dumps(bundle["application/vnd.relatif.explanation.v1+json"])
+    assert Explanation.from_json(kept) == widget.explanation
+    assert Explanation.from_json(kept).settings.k == 2
     assert bundle["text/plain"] == repr(widget.explanation)
     widget.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+import nbformat
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,13 @@ def test_a_document_of_two_panels_of_ten_cards(explainer: Explainer, test_set: t
     assert len(explanation.dampings) == 11
     assert len(explanation.to_json()) <= 150_000
     assert len(explanation.to_html()) <= 500_000
+    # All that a notebook keeps of a displayed explanation: the document, static HTML and text, as
+    # nbformat writes them, which puts each number of a list on a line of its own.
+    shown = explanation.with_settings(k=10)._repr_mimebundle_()
+    output = nbformat.v4.new_output("execute_result", data=shown, execution_count=1)
+    empty = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("explanation")])
+    full = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("explanation", outputs=[output])])
+    assert len(nbformat.writes(full)) - len(nbformat.writes(empty)) <= 150_000
 
 
 def test_a_message_to_the_widget(explainer: Explainer, test_set: tuple[Tensor, Tensor]) -> None:

@@ -4,14 +4,12 @@ import type { NotebookPanel } from "@jupyterlab/notebook";
 import type { Widget } from "@lumino/widgets";
 import { parseDocument, type Report } from "../report";
 import type { LiveOutput } from "./live";
+import { unpack } from "./packed";
 import { MIME } from "./renderer";
 
-export interface Found {
+export interface Found extends Read {
   /** The same place keeps its key while its explanation changes. */
   key: string;
-  report: Report;
-  /** As it was read, to be drawn or written. */
-  data: unknown;
   /** The position of its cell in the notebook. */
   cell: number;
 }
@@ -28,31 +26,38 @@ export function explanationsOf(panel: NotebookPanel, live: ReadonlySet<LiveOutpu
       const bundle = (output as { data?: Record<string, unknown> }).data;
       if (!bundle || !(MIME in bundle)) return;
       const shown = drawn.sort(byPlace)[seen++];
-      const data = shown?.shown() ?? bundle[MIME];
-      const report = read(data);
-      if (report) found.push({ key: `${cell.model.id}/${place}`, report, data, cell: at });
+      const read = readDocument(shown?.shown() ?? bundle[MIME]);
+      if (read) found.push({ key: `${cell.model.id}/${place}`, ...read, cell: at });
     });
   });
   return found;
 }
 
 /** What a `*.relatif.json` that is open holds, or null. */
-export function explanationOfFile(widget: Widget | null): { data: unknown; name: string } | null {
+export function explanationOfFile(widget: Widget | null): (Read & { name: string }) | null {
   const context = (widget as Partial<IDocumentWidget> | null)?.context as
     | DocumentWidget["context"]
     | undefined;
   if (!context?.path?.endsWith(".relatif.json")) return null;
   try {
-    const data: unknown = JSON.parse(context.model.toString());
-    return read(data) && { data, name: context.path };
+    const read = readDocument(JSON.parse(context.model.toString()));
+    return read && { ...read, name: context.path };
   } catch {
     return null;
   }
 }
 
-export function read(data: unknown): Report | null {
+interface Read {
+  report: Report;
+  /** The document itself, to be drawn or written. */
+  data: unknown;
+}
+
+/** A document as it was read, packed or not; null for what is none. */
+function readDocument(found: unknown): Read | null {
   try {
-    return parseDocument(data);
+    const data = unpack(found);
+    return { data, report: parseDocument(data) };
   } catch {
     return null;
   }

@@ -10,6 +10,7 @@ import type { IRenderMime } from "@jupyterlab/rendermime-interfaces";
 import type { Kernel } from "@jupyterlab/services";
 import { Panel, type Widget } from "@lumino/widgets";
 import { askShown, CHANGED, type Defaults, type Shown, tellHost } from "../bridge";
+import { pack } from "./packed";
 import { DocumentWidget, MIME } from "./renderer";
 
 const WIDGET = "application/vnd.jupyter.widget-view+json";
@@ -96,7 +97,7 @@ export class LiveOutput extends Panel implements IRenderMime.IRenderer {
     const { model } = this;
     const now = this.ask();
     if (!model || !now) return;
-    const data = { ...model.data, [MIME]: now.document as never };
+    const data = { ...model.data, [MIME]: pack(now.document) as never };
     if (now.still)
       Object.assign(data, { "text/html": now.still.html, "text/plain": now.still.text });
     if (JSON.stringify(data) !== JSON.stringify(model.data)) model.setData({ data });

@@ -8,7 +8,7 @@ import { LabIcon } from "@jupyterlab/ui-components";
 import { CHANGED, type Defaults } from "../bridge";
 import { explainModel } from "./explain";
 import { download, fileName, pageOf } from "./export";
-import { explanationOfFile, explanationsOf, type Found, read } from "./found";
+import { explanationOfFile, explanationsOf, type Found } from "./found";
 import icon from "./icon.svg";
 import { keepAlive, type LiveOutput } from "./live";
 import { ExplanationList, PinBoard } from "./panel";
@@ -97,7 +97,7 @@ function activate(
       board.content.pin(key, `${notebook}, cell ${found.cell + 1}`, found.data);
       if (!board.isAttached) shell.add(board, "main", { mode: "tab-after" });
     },
-    export: (found) => void exportFound(found.data, notebookName()),
+    export: (found) => void exportFound(found, notebookName()),
   });
   list.id = "relatif-explanations";
   list.title.icon = shownAs;
@@ -133,19 +133,20 @@ function activate(
   // Commands
 
   /** What is meant by "the explanation": the file in front, the active cell's, else the notebook's first. */
-  function current(): { data: unknown; name: string } | null {
+  function current(): { found: Pick<Found, "data" | "report">; name: string } | null {
     const file = explanationOfFile(shell.currentWidget);
-    if (file) return file;
+    if (file) return { found: file, name: file.name };
     const panel = tracker.currentWidget;
     if (!panel) return null;
     const found = listed(panel);
     const chosen = found.find(({ cell }) => cell === panel.content.activeCellIndex) ?? found[0];
-    return chosen ? { data: chosen.data, name: notebookName() } : null;
+    return chosen ? { found: chosen, name: notebookName() } : null;
   }
 
-  async function exportFound(data: unknown, name: string): Promise<void> {
-    const report = read(data);
-    if (!report) return;
+  async function exportFound(
+    { data, report }: Pick<Found, "data" | "report">,
+    name: string,
+  ): Promise<void> {
     const { default: template } = await import("./template");
     const [first] = report.explanations;
     const stem = name.replace(/^.*\//, "").replace(/\.relatif\.json$/, "");
@@ -174,8 +175,8 @@ function activate(
     caption: "One file, sliders alive, that needs neither kernel nor network",
     isEnabled: () => current() !== null,
     execute: async () => {
-      const found = current();
-      if (found) await exportFound(found.data, found.name);
+      const chosen = current();
+      if (chosen) await exportFound(chosen.found, chosen.name);
     },
   });
   commands.addCommand(COMMANDS.openTutorial, {

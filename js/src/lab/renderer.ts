@@ -3,6 +3,7 @@ import type { IRenderMime } from "@jupyterlab/rendermime-interfaces";
 import { Widget } from "@lumino/widgets";
 import { drawDocument } from "../document";
 import css from "../style.css";
+import { unpack } from "./packed";
 
 export const MIME = "application/vnd.relatif.explanation.v1+json";
 /** JupyterLab's name for `*.relatif.json`. */
@@ -26,7 +27,7 @@ export class DocumentWidget extends Widget {
     if (text === this.drawn) return;
     this.clear();
     this.drawn = text;
-    this.stop = drawDocument(this.node, () => data);
+    this.stop = drawDocument(this.node, () => unpack(data));
   }
 
   clear(): void {
