@@ -11,6 +11,7 @@ from .errors import ChoiceError, DataError, DocumentError, ModelError, RelatifEr
 from .explanation import Explanation
 
 if TYPE_CHECKING:
+    from . import evaluation
     from .explainer import Explainer, TopK
     from .retraining import Check
     from .views.widget import ExplanationWidget
@@ -27,6 +28,7 @@ __all__ = [
     "RelatifError",
     "TopK",
     "__version__",
+    "evaluation",
 ]
 
 # A saved explanation opens without torch or Jupyter: these resolve when asked for.
@@ -39,6 +41,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "evaluation":
+        return importlib.import_module(".evaluation", __name__)
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

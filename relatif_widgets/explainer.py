@@ -681,7 +681,7 @@ class Explainer:
         methods: Sequence[Method],
         damping: float | None = None,
         sign: Sign = "positive",
-        progress: Callable[[int], None] = lambda queries: None,
+        progress: Callable[[int], object] = lambda queries: None,
     ) -> dict[Method, TopK]:
         """`top_k` by several methods, whose influence is computed once.
 
@@ -702,8 +702,9 @@ class Explainer:
             raise ChoiceError(f"k={k}; expected 1 to {self.train_size}, the number of training examples.")
         chosen = self._damping(damping)
         found: dict[Method, list[TopK]] = {method: [] for method in methods}
-        scored = [method for method in methods if method != "nearest"]
-        for together in (scored, ["nearest"] if "nearest" in methods else []):
+        scored: list[Method] = [method for method in methods if method != "nearest"]
+        near: list[Method] = [method for method in methods if method == "nearest"]
+        for together in (scored, near):
             if not together:
                 continue
             for block in self._query_blocks(queries, labels, together[0]):
@@ -744,11 +745,11 @@ class Explainer:
             listed = scorer.shortlist(block, [damping], relative, 4 * k, _silent)
         if listed is not None:
             tops: dict[Method, TopK] = {}
-            for method in relative:
-                score = scorer.index.relative(method, listed.influence[:, 0], damping, listed.rows)
+            for name in relative:
+                score = scorer.index.relative(name, listed.influence[:, 0], damping, listed.rows)
                 found, value = scores.top_k(score, k, sign)
-                sure = scorer.certified(listed, value[:, -1], method, damping, sign)
-                tops[method] = TopK(listed.rows[found], value, sure)
+                sure = scorer.certified(listed, value[:, -1], name, damping, sign)
+                tops[name] = TopK(listed.rows[found], value, sure)
             return tops
         best: dict[Method, tuple[Tensor, Tensor]] = {}
         for part, scored in self._parts(block, methods, damping):
@@ -764,7 +765,7 @@ class Explainer:
                 best[method] = found, value
         exact = not relative or not scorer.index.rounded
         sure = torch.full((len(block),), exact, device=block.device)
-        return {method: TopK(*best[method], sure) for method in methods}
+        return {method: TopK(*pair, sure) for method, pair in best.items()}
 
 
 def _joined(blocks: Sequence[TopK]) -> TopK:

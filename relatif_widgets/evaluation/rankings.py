@@ -1,55 +1,25 @@
-"""The paper's measurements, of your own model.
-
-    from relatif_widgets import evaluation
-
-    ranked = evaluation.rank(explainer, test_set)           # once, in blocks
-    ranked.specificity(k=(1, 5))                            # Table 1
-    ranked.overlap(k=(1, 5, 10, 20))                        # Section 4.3
-    evaluation.leave_one_out(explainer, test_set)           # Tables 2 and 4
-    evaluation.correlation(explainer, test_set, removed=[17, 423])  # Figure 6
-
-Every result is plain data: it prints as the paper's table, `to_frame()` gives the
-numbers as a DataFrame, `figure()` draws them for print.
-
-The label explained is the predicted one unless you say otherwise, and "top" means
-most positive: the most helpful training examples.
-"""
+"""What rankings tell: sets of influential examples, and their overlap with the nearest neighbours."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from . import retraining
-from .errors import ChoiceError, one_of
-from .explanation import METHOD_TITLES, METHODS, Method
-from .retraining import Retrain
+from ..errors import ChoiceError, one_of
+from ..explanation import METHOD_TITLES, METHODS, Method
+from .asked import as_methods, table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from .explainer import Explainer
-
-__all__ = [
-    "Correlation",
-    "LeaveOneOut",
-    "Overlap",
-    "Rankings",
-    "Specificity",
-    "correlation",
-    "leave_one_out",
-    "overlap",
-    "rank",
-    "specificity",
-]
+    from ..explainer import Explainer
 
 SCORED: tuple[Method, ...] = ("influence", "theta_relative", "loss_relative")
 
@@ -114,7 +84,7 @@ class Rankings:
             )
         wanted = _counts(k, self.k)
         near = self.indices["nearest"]
-        shared = {
+        shared: dict[Method, np.ndarray] = {
             method: np.stack([_shared(rows[:, :top], near[:, :top]) for top in wanted], axis=1)
             for method, rows in self.indices.items()
             if method != "nearest"
@@ -128,12 +98,35 @@ class Rankings:
         )
 
 
+@dataclass(frozen=True)
+class InfluentialSet:
+    """The training examples that one method returns among the top k of at least one query, each once.
+
+    Attributes:
+        method: Who ranked.
+        k: How many were taken of each ranking.
+        cardinality: How many distinct examples there are.
+        largest_possible: The smaller of k × queries and n.
+        probability: Mean over the set of the model's probability of an example's own training label; NaN
+            where the loss gives no probabilities.
+        probability_std: Its standard deviation over the set.
+        most_returned: The row of the training set that is returned for most queries.
+        returned_for: For how many.
+    """
+
+    method: Method
+    k: int
+    cardinality: int
+    largest_possible: int
+    probability: float
+    probability_std: float
+    most_returned: int
+    returned_for: int
+
+
 @dataclass(frozen=True, eq=False)
 class Specificity:
     """How specific and how typical the returned training examples are: Table 1, page 6.
-
-    For a method and a k the *influential set* holds every training example that is among the top k
-    of at least one query, each once.
 
     Attributes:
         k: The k's.
@@ -149,35 +142,32 @@ class Specificity:
     queries: int
     damping: float
 
-    def to_frame(self) -> pd.DataFrame:
-        """A line per method and k.
-
-        Columns: method, k, cardinality (of the influential set), largest_possible (the smaller of
-        k × queries and n), probability and probability_std (mean and standard deviation over the set,
-        each of its elements once; NaN without probabilities), most_returned (the row of the training
-        set that is returned for most queries) and returned_for (for how many).
-        """
-        import pandas as pd
-
-        lines = []
+    @cached_property
+    def sets(self) -> dict[tuple[Method, int], InfluentialSet]:
+        """The influential set of each (method, k)."""
+        found = {}
         for method, counts in self.returned.items():
-            for top, count in zip(self.k, counts, strict=True):
+            for k, count in zip(self.k, counts, strict=True):
                 members = count > 0
                 chance = np.full(1, np.nan) if self.probability is None else self.probability[members]
                 most = int(count.argmax())
-                lines.append(
-                    {
-                        "method": method,
-                        "k": top,
-                        "cardinality": int(members.sum()),
-                        "largest_possible": min(top * self.queries, len(count)),
-                        "probability": float(chance.mean()),
-                        "probability_std": float(chance.std()),
-                        "most_returned": most,
-                        "returned_for": int(count[most]),
-                    }
+                found[method, k] = InfluentialSet(
+                    method=method,
+                    k=k,
+                    cardinality=int(members.sum()),
+                    largest_possible=min(k * self.queries, len(count)),
+                    probability=float(chance.mean()),
+                    probability_std=float(chance.std()),
+                    most_returned=most,
+                    returned_for=int(count[most]),
                 )
-        return pd.DataFrame(lines)
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """A line per method and k, with the fields of `InfluentialSet` as columns."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(one) for one in self.sets.values()])
 
     def counts(self, method: Method, k: int | None = None) -> pd.DataFrame:
         """The influential set itself, most returned first.
@@ -187,7 +177,7 @@ class Specificity:
             k: One of the k's; the first if None.
 
         Returns:
-            A line per training example: index, returned_for (queries), probability (None without any).
+            A line per training example: index, returned_for (queries), probability (NaN without any).
             Equal counts by ascending index.
         """
         import pandas as pd
@@ -195,13 +185,8 @@ class Specificity:
         count = self._count(method, k)
         rows = np.flatnonzero(count)
         rows = rows[np.argsort(-count[rows], kind="stable")]
-        return pd.DataFrame(
-            {
-                "index": rows,
-                "returned_for": count[rows],
-                "probability": None if self.probability is None else self.probability[rows],
-            }
-        )
+        chance = np.full(len(rows), np.nan) if self.probability is None else self.probability[rows]
+        return pd.DataFrame({"index": rows, "returned_for": count[rows], "probability": chance})
 
     def figure(self, *, width: float = 7.0) -> Figure:
         """Cardinality and probability of each method, a panel for each k.
@@ -209,30 +194,28 @@ class Specificity:
         Args:
             width: In inches.
         """
-        from .views import plots
+        from ..views import plots
 
-        frame = self.to_frame()
         panels = []
-        for top in self.k:
-            lines = frame[frame["k"] == top]
-            most = int(lines["largest_possible"].iloc[0])
+        for k in self.k:
+            sets = [self.sets[method, k] for method in self.returned]
             panels.append(
                 plots.Panel(
-                    f"distinct examples in the top {top}",
-                    lines["cardinality"].tolist(),
-                    limit=most,
-                    note=f"of {most:,} possible",
+                    f"Distinct examples in the top {k}",
+                    [float(one.cardinality) for one in sets],
+                    limit=sets[0].largest_possible,
+                    note=f"of {sets[0].largest_possible:,} possible",
                 )
             )
-        for top in self.k if self.probability is not None else ():
-            lines = frame[frame["k"] == top]
+        for k in self.k if self.probability is not None else ():
+            sets = [self.sets[method, k] for method in self.returned]
             panels.append(
                 plots.Panel(
-                    f"probability in the top {top}",
-                    lines["probability"].tolist(),
-                    lines["probability_std"].tolist(),
+                    f"Probability in the top {k}",
+                    [one.probability for one in sets],
+                    [one.probability_std for one in sets],
                     limit=1.0,
-                    note="mean ± standard deviation",
+                    note="mean ± standard deviation over the set",
                 )
             )
         return plots.dots(list(self.returned), panels, columns=len(self.k), width=width)
@@ -247,11 +230,15 @@ class Specificity:
             k: One of the k's; the first if None.
             width: In inches.
         """
-        from .views import plots
+        from ..views import plots
 
-        top = self.k[0] if k is None else k
-        curves = {method: self.counts(method, top)["returned_for"].to_numpy() for method in self.returned}
-        return plots.frequencies(curves, top, self.queries, width=width)
+        chosen = self.k[0] if k is None else k
+        curves: dict[str, np.ndarray] = {
+            method: np.sort(count[count > 0])[::-1]
+            for method in self.returned
+            for count in [self._count(method, chosen)]
+        }
+        return plots.frequencies(curves, chosen, self.queries, width=width)
 
     def _count(self, method: Method, k: int | None) -> Int[np.ndarray, "train"]:
         counts = self.returned[one_of("method", method, list(self.returned))]
@@ -261,23 +248,18 @@ class Specificity:
         return found
 
     def __repr__(self) -> str:
-        frame = self.to_frame()
-        tops = [frame[frame["k"] == top].set_index("method") for top in self.k]
+        has_chances = self.probability is not None
         rows = []
         for method in self.returned:
-            row = [METHOD_TITLES[method]]
-            row += [f"{lines.loc[method, 'cardinality']:,}" for lines in tops]
-            if self.probability is not None:
-                row += [
-                    f"{lines.loc[method, 'probability']:.3f} ± {lines.loc[method, 'probability_std']:.3f}"
-                    for lines in tops
-                ]
-            rows.append(row)
-        head = ["", *(f"cardinality, top {top}" for top in self.k)]
-        if self.probability is not None:
-            head += [f"probability, top {top}" for top in self.k]
-        return _table(
-            f"Influential sets of {self.queries:,} queries (Table 1), damping {self.damping:g}", head, rows
+            sets = [self.sets[method, k] for k in self.k]
+            chances = [f"{one.probability:.3f} ± {one.probability_std:.3f}" for one in sets]
+            counts = [f"{one.cardinality:,}" for one in sets]
+            rows.append([METHOD_TITLES[method], *counts, *(chances if has_chances else [])])
+        quantities = ["cardinality", "probability"] if has_chances else ["cardinality"]
+        return table(
+            f"Influential sets of {self.queries:,} queries (Table 1), damping {self.damping:g}",
+            ["", *(f"{quantity}, top {k}" for quantity in quantities for k in self.k)],
+            rows,
         )
 
 
@@ -324,7 +306,7 @@ class Overlap:
         Args:
             width: In inches.
         """
-        from .views import plots
+        from ..views import plots
 
         return plots.overlap(self.k, {method: self.percent(method) for method in self.shared}, width=width)
 
@@ -333,7 +315,7 @@ class Overlap:
             [METHOD_TITLES[method], *(f"{value:.1f} %" for value in self.percent(method))]
             for method in self.shared
         ]
-        return _table(
+        return table(
             f"Overlap with the k nearest neighbours over {self.queries:,} queries (Section 4.3), "
             f"damping {self.damping:g}",
             ["", *(f"k = {top}" for top in self.k)],
@@ -366,7 +348,7 @@ def rank(
     Raises:
         RelatifError: One of its kinds, as in `Explainer.top_k`.
     """
-    chosen = _methods(methods)
+    chosen = as_methods(methods)
     with tqdm(unit=" rankings", desc="ranking", disable=not progress) as bar:
         found = explainer._top(queries, labels, k=k, methods=chosen, damping=damping, progress=bar.update)
     probability = explainer._ready().probability
@@ -437,7 +419,12 @@ def overlap(
         RelatifError: One of its kinds, as in `Explainer.top_k`; a DataError where inputs have no distance.
     """
     wanted = _counts(k, explainer.train_size)
-    chosen = tuple(method for method in _methods(methods) if method != "nearest")
+    chosen = as_methods(methods)
+    if "nearest" in chosen:
+        raise ChoiceError(
+            'methods= names "nearest", which the others are compared with; expected some of '
+            f"{', '.join(map(repr, SCORED))}."
+        )
     return rank(
         explainer,
         queries,
@@ -449,16 +436,7 @@ def overlap(
     ).overlap(wanted)
 
 
-def _methods(methods: Iterable[Method]) -> tuple[Method, ...]:
-    if isinstance(methods, str):
-        methods = [methods]
-    chosen = tuple(dict.fromkeys(one_of("method", method, METHODS) for method in methods))
-    if not chosen:
-        raise ChoiceError(f"methods=() names none; expected some of {', '.join(map(repr, METHODS))}.")
-    return chosen
-
-
-def _counts(k: int | Iterable[int], most: int) -> tuple[int, ...]:
+def _counts(k: Any, most: int) -> tuple[int, ...]:
     """The k's asked for, ascending, each once."""
     asked = list(k) if isinstance(k, Iterable) and not isinstance(k, str) else [k]
     for one in asked:
@@ -470,23 +448,8 @@ def _counts(k: int | Iterable[int], most: int) -> tuple[int, ...]:
     return tuple(sorted({int(one) for one in asked}))
 
 
-def _shared(
-    one: Int[np.ndarray, "query k"], other: Int[np.ndarray, "query k"]
-) -> Int[np.ndarray, "query"]:
+def _shared(one: Int[np.ndarray, "query k"], other: Int[np.ndarray, "query k"]) -> Int[np.ndarray, "query"]:
     """How many rows both name for each query; within a ranking a row stands once."""
     together = np.sort(np.concatenate([one, other], axis=1), axis=1)
     found: np.ndarray = (together[:, 1:] == together[:, :-1]).sum(axis=1)
     return found
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Text in columns, the first to the left and the others to the right."""
-    widths = [max(len(line[at]) for line in (head, *rows)) for at in range(len(head))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if at == 0 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in (head, *rows)
-    ]
-    return "\n".join([title, *lines])
