@@ -34,6 +34,17 @@ class Rankings:
             the loss gives none, as in a regression.
         train_size: n.
         damping: λ of the scores.
+
+    Example 0 is the best for both queries, so that the set of the top 1 is {0}, and that of the top 2 {0, 1, 2}:
+
+    >>> near = np.array([[1, 0], [2, 3]])
+    >>> ranked = Rankings(
+    ...     {"influence": np.array([[0, 1], [0, 2]]), "nearest": near}, np.array([0.5, 0.1, 0.9, 0.3]), 4, 0.001
+    ... )
+    >>> [ranked.specificity(k).sets["influence", k].cardinality for k in (1, 2)]
+    [1, 3]
+    >>> ranked.overlap((1, 2)).percent("influence")
+    array([ 0., 75.])
     """
 
     indices: Mapping[Method, Int[np.ndarray, "query k"]]

@@ -33,6 +33,15 @@ QUANTITIES = {
     "test_loss_per_parameters": "Δℓ_test/‖Δθ‖",
     "test_loss_per_train_losses": "Δℓ_test/√Σ(Δℓ_i)²",
 }
+"""The columns of Tables 2 and 4."""
+
+_FORMULAS = (
+    r"$\Delta\ell_\mathrm{test}$",
+    r"$\|\Delta\theta\|$",
+    r"$\sqrt{\Sigma(\Delta\ell_i)^2}$",
+    r"$\Delta\ell_\mathrm{test}\;/\;\|\Delta\theta\|$",
+    r"$\Delta\ell_\mathrm{test}\;/\;\sqrt{\Sigma(\Delta\ell_i)^2}$",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +53,10 @@ class Correlation:
         predicted: I(i, query)/n, float64 [removed, query].
         actual: ℓ(query) after retraining without i minus before, float64 [removed, query].
         damping: λ of the prediction, and of the built-in refit.
+
+    >>> found = Correlation((17,), np.array([[0.0, 1.0, 2.0]]), np.array([[1.0, 4.0, 7.0]]), 0.001)
+    >>> found
+    Correlation(Pearson 1.0000, slope 3.000; 1 removed training examples × 3 queries, damping 0.001)
     """
 
     removed: tuple[int, ...]
@@ -109,7 +122,7 @@ class LeaveOneOut:
         chosen: Method, or the name of a baseline of your own → the training example removed for each query.
         removed: The distinct ones, ascending; each was retrained without once.
         predicted: I(i, query)/n, float64 [removed, query].
-        actual: Δℓ of every query, float64 [removed, query]; positive where the removal did harm.
+        actual: Δℓ of every query, float64 [removed, query]; positive where the removed example helped.
         parameters: ‖Δθ‖ of the scored parameters, [removed].
         losses: √Σ(Δℓ_i)² over the whole training set, the removed example included, [removed].
         damping: λ of the scores, and of the built-in refit.
@@ -176,7 +189,7 @@ class LeaveOneOut:
 
         measured = [self._measured(method) for method in self.chosen]
         panels = []
-        for name, title in QUANTITIES.items():
+        for name, title in zip(QUANTITIES, _FORMULAS, strict=True):
             means, errors = zip(*(_mean(values[name]) for values in measured), strict=True)
             alone = self.actual.shape[1] < 2
             note = "" if alone else "mean ± standard error"

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..explanation import method_title
 from .figure import PrintFigure
@@ -33,7 +33,7 @@ class Panel:
     """One quantity of several methods.
 
     Attributes:
-        title: The quantity.
+        title: The quantity; may hold formulas.
         values: One per method.
         errors: Half a whisker per method; none if empty.
         limit: Where the axis ends, if the quantity has a largest value.
@@ -85,9 +85,11 @@ def _dots(axes: Axes, methods: Sequence[str], panel: Panel, *, named: bool) -> N
     axes.set_xlim(low - (room if low < 0 else 0), high + room)
     axes.set_ylim(len(methods) - 0.6, -0.75)
     axes.set_yticks(places, [method_title(method) for method in methods] if named else [""] * len(methods))
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)  # the name of a baseline is no formula
     axes.xaxis.set_major_locator(MaxNLocator(3, min_n_ticks=2))
     axes.xaxis.set_major_formatter(lambda value, place: _short(value))
-    axes.set_title(panel.title, fontsize=_SIZE + 0.5, loc="left", parse_math=False)
+    axes.set_title(panel.title, fontsize=_SIZE + 0.5, loc="left")
     if panel.note:
         axes.set_xlabel(panel.note, fontsize=_SIZE - 1, color=_GREY, labelpad=2)
     _plain(axes, left=False)
@@ -107,15 +109,17 @@ def frequencies(curves: Mapping[str, np.ndarray], k: int, queries: int, *, width
         axes.step(places, counts, where="post", color=color, linewidth=1.6)
         axes.plot(
             places[-1], counts[-1], _MARKERS.get(method, "o"), color=color, markersize=5, clip_on=False,
-            label=f"{method_title(method)}: {len(counts):,} distinct, one for {counts[0]:,} queries",
+            label=f"{method_title(method)}: {len(counts):,} distinct, the first for {counts[0]:,} queries",
         )  # fmt: skip
     axes.set_ylim(bottom=0.9)
     axes.set_xlim(left=0.95)
     axes.set_xlabel("training examples, most returned first", fontsize=_SIZE)
-    axes.set_ylabel(f"in the top {k} of so many\nof {queries:,} queries", fontsize=_SIZE)
+    axes.set_ylabel(f"for how many of {queries:,} queries\nit is in the top {k}", fontsize=_SIZE)
     axes.grid(True, color="0.92", linewidth=0.6)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(lambda value, place: f"{value:,.0f}" if value >= 1 else "")
+        axis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=_SIZE, frameon=False, loc="upper right")
     _plain(axes)
     return figure
@@ -195,7 +199,7 @@ def _color(method: str, methods: Sequence[str]) -> str:
 
 
 def _short(value: float) -> str:
-    """A number as short as its size allows."""
+    """A number as short as its size allows, with a minus sign that is none of hyphens."""
     if value == int(value) and abs(value) >= 1:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:.3g}".replace("-", "−") if abs(value) >= 1e-3 else f"{value:.2g}".replace("-", "−")
