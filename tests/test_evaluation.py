@@ -390,7 +390,7 @@ def test_figure_6_by_hand() -> None:
     }
     bent = evaluation.Correlation((0,), np.array([[-1.0, 0.0, 1.0]]), np.array([[1.0, 0.0, 1.0]]), 0.1)
     assert (bent.pearson, bent.slope) == (0, 0)
-    flat = evaluation.Correlation((0,), np.ones((1, 3)), np.array([[1.0, 0.0, 1.0]]), 0.1)
+    flat = evaluation.Correlation((0,), np.full((1, 3), 0.1), np.array([[1.0, 0.0, 1.0]]), 0.1)
     assert np.isnan(flat.pearson)
     assert np.isnan(flat.slope)
 

@@ -5,8 +5,8 @@
     ranked = evaluation.rank(explainer, test_set)           # once, in blocks
     ranked.specificity(k=(1, 5))                            # Table 1
     ranked.overlap(k=(1, 5, 10, 20))                        # Section 4.3
-    evaluation.leave_one_out(explainer, test_set)           # Tables 2 and 4
-    evaluation.correlation(explainer, test_set, removed=[17, 423])  # Figure 6
+    evaluation.leave_one_out(explainer, x)                  # Tables 2 and 4, for some queries x
+    evaluation.correlation(explainer, x, removed=[17, 423])  # Figure 6
 
 Every result is plain data: it prints as the paper's table, `to_frame()` gives the
 numbers as a DataFrame, `figure()` draws them for print.

@@ -137,7 +137,7 @@ class InfluentialSet:
 
 @dataclass(frozen=True, eq=False)
 class Specificity:
-    """How specific and how typical the returned training examples are: Table 1, page 6.
+    """How specific and how typical the returned training examples are: Table 1.
 
     Attributes:
         k: The k's.
@@ -276,7 +276,7 @@ class Specificity:
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """How much of each method's top k the k nearest neighbours are: Section 4.3, page 8.
+    """How much of each method's top k the k nearest neighbours are: Section 4.3.
 
     Attributes:
         k: The k's.
@@ -381,7 +381,7 @@ def specificity(
     damping: float | None = None,
     progress: bool = True,
 ) -> Specificity:
-    """Cardinality and probability of the sets of influential examples: Table 1, page 6.
+    """Cardinality and probability of the sets of influential examples: Table 1.
 
     For each method and k the top k training examples of every query go into one set, duplicates
     removed. Its cardinality says how specific the examples are: at most k × queries (and n), less
@@ -414,7 +414,7 @@ def overlap(
     damping: float | None = None,
     progress: bool = True,
 ) -> Overlap:
-    """How many percent of a method's top k are among the query's k nearest neighbours: Section 4.3, page 8.
+    """How many percent of a method's top k are among the query's k nearest neighbours: Section 4.3.
 
     As in the paper the neighbours are the nearest of the whole training set, whatever their class, by
     Euclidean distance in input space (or in the explainer's `space="features"`).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -46,7 +46,7 @@ _FORMULAS = (
 
 @dataclass(frozen=True, eq=False)
 class Correlation:
-    """Predicted and actual change of test losses when training examples are removed: Figure 6, page 13.
+    """Predicted and actual change of test losses when training examples are removed: Figure 6.
 
     Attributes:
         removed: Rows of the training set, each removed alone.
@@ -56,7 +56,7 @@ class Correlation:
 
     >>> found = Correlation((17,), np.array([[0.0, 1.0, 2.0]]), np.array([[1.0, 4.0, 7.0]]), 0.001)
     >>> found
-    Correlation(Pearson 1.0000, slope 3.000; 1 removed training examples × 3 queries, damping 0.001)
+    Correlation(Pearson 1.0000, slope 3.000; 1 × 3 pairs of a removed example and a query, damping 0.001)
     """
 
     removed: tuple[int, ...]
@@ -69,14 +69,13 @@ class Correlation:
         """Pearson's correlation over all pairs of a removed example and a query; NaN where either is constant."""
         x, y = self._centred()
         spread = float(np.sqrt((x @ x) * (y @ y)))
-        return float(x @ y) / spread if spread > 0 else float("nan")
+        return float(x @ y) / spread if x.any() and y.any() else float("nan")
 
     @property
     def slope(self) -> float:
         """Of the least-squares line actual = slope · predicted + intercept; NaN where predictions are constant."""
         x, y = self._centred()
-        spread = float(x @ x)
-        return float(x @ y) / spread if spread > 0 else float("nan")
+        return float(x @ y) / float(x @ x) if x.any() else float("nan")
 
     def to_frame(self) -> pd.DataFrame:
         """A line per pair: removed (row of the training set), query (its position), predicted, actual."""
@@ -104,19 +103,21 @@ class Correlation:
         return plots.agreement(self.predicted.ravel(), self.actual.ravel(), note, width=width)
 
     def _centred(self) -> tuple[np.ndarray, np.ndarray]:
+        """Both, less their means; exactly zero where all are equal, whose mean may be rounded."""
         x, y = self.predicted.ravel(), self.actual.ravel()
-        return x - x.mean(), y - y.mean()
+        return x - (x.mean() if np.ptp(x) else x), y - (y.mean() if np.ptp(y) else y)
 
     def __repr__(self) -> str:
         return (
-            f"Correlation(Pearson {self.pearson:.4f}, slope {self.slope:.3f}; {len(self.removed):,} removed "
-            f"training examples × {self.predicted.shape[1]:,} queries, damping {self.damping:g})"
+            f"Correlation(Pearson {self.pearson:.4f}, slope {self.slope:.3f}; "
+            f"{len(self.removed):,} × {self.predicted.shape[1]:,} pairs of a removed example and a query, "
+            f"damping {self.damping:g})"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class LeaveOneOut:
-    """What removing each query's example changes, by method: Tables 2 and 4, pages 6 and 13.
+    """What removing each query's example changes, by method: Tables 2 and 4.
 
     Attributes:
         chosen: Method, or the name of a baseline of your own → the training example removed for each query.
@@ -137,7 +138,7 @@ class LeaveOneOut:
     parameters: Float[np.ndarray, "removed"]
     losses: Float[np.ndarray, "removed"]
     damping: float
-    retrained: str
+    retrained: Literal["refit", "retrain"]
     seconds: float
 
     def to_frame(self) -> pd.DataFrame:
@@ -251,7 +252,7 @@ def leave_one_out(
     the model's L2 coefficient over the chosen parameters. Away from it (stopped early, another L2
     coefficient, a bias left out of it, an objective that is not convex) it answers how this optimum
     moves, which is what influence predicts, and not what your training would give: for that pass
-    `retrain`. The loss of the removed example keeps its weight 1/n out of the mean, w_i = 0 (page 2).
+    `retrain`. The loss of the removed example keeps its weight 1/n out of the mean, w_i = 0 (Section 2).
 
     Args:
         explainer: A fitted explainer.
@@ -274,7 +275,8 @@ def leave_one_out(
     for name in own:
         if name in METHODS:
             raise ChoiceError(f"removed= names {name!r}, which is a method; give your baseline another name.")
-    chosen = () if own and not list(methods) else as_methods(methods)
+    asked = methods if isinstance(methods, str) else tuple(methods)
+    chosen = as_methods(asked) if asked or not own else ()
     batches = list(explainer._asked(queries, labels))
     count = sum(len(batch.targets) for batch in batches)
     rows = {name: tuple(_rows(name, given, count, explainer.train_size)) for name, given in own.items()}
@@ -312,7 +314,7 @@ def correlation(
     tolerance: float = 1e-8,
     progress: bool = True,
 ) -> Correlation:
-    """Predicted against actual change of test losses, on removing training examples one by one: Figure 6, page 13.
+    """Predicted against actual change of test losses, on removing training examples one by one: Figure 6.
 
     Every removed example is compared on every query. The paper does not say which it removed; a good
     choice reaches from the strongest to some at random, and `LeaveOneOut.correlation` takes those
