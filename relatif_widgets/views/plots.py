@@ -117,7 +117,8 @@ def frequencies(curves: Mapping[str, np.ndarray], k: int, queries: int, *, width
     axes.set_ylabel(f"for how many of {queries:,} queries\nit is in the top {k}", fontsize=_SIZE)
     axes.grid(True, color="0.92", linewidth=0.6)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)))
         axis.set_major_formatter(lambda value, place: f"{value:,.0f}" if value >= 1 else "")
         axis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=_SIZE, frameon=False, loc="upper right")
@@ -155,7 +156,7 @@ def agreement(predicted: np.ndarray, actual: np.ndarray, note: str, *, width: fl
     ends = (low - room, high + room)
     axes.plot(ends, ends, color="0.7", linewidth=0.8, zorder=1)
     axes.scatter(
-        predicted, actual, s=9, color=_COLORS["loss_relative"], alpha=max(0.25, min(0.8, 200 / len(actual))),
+        predicted, actual, s=9, color=_COLORS["loss_relative"], alpha=max(0.35, min(0.8, 200 / len(actual))),
         linewidths=0, rasterized=len(actual) > 2000, zorder=2,
     )  # fmt: skip
     axes.set_xlim(ends)
