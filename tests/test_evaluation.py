@@ -579,7 +579,7 @@ def test_the_module_is_there_without_importing_torch_with_the_package() -> None:
 
 @pytest.mark.data
 def test_mnist_agrees_with_the_independent_answers(data_folder: Path) -> None:
-    """k-NN of 100 test images, overlaps of the independent rankings, and exact retrainings without an example."""
+    """k-NN of 100 test images, overlaps of the independent rankings, an exact retraining: two minutes of one core."""
     file = data_folder.parent / "reference" / "mnist_softmax.npz"
     if not file.is_file():
         pytest.skip("no independent answers beside the full data sets")
