@@ -12,6 +12,7 @@ from .explanation import Explanation
 from .report import Report
 
 if TYPE_CHECKING:
+    from . import evaluation
     from .explainer import Explainer, TopK
     from .retraining import Check
     from .views.widget import ExplanationWidget
@@ -29,6 +30,7 @@ __all__ = [
     "Report",
     "TopK",
     "__version__",
+    "evaluation",
 ]
 
 # A saved explanation opens without torch or Jupyter: these resolve when asked for.
@@ -41,6 +43,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "evaluation":
+        return importlib.import_module(".evaluation", __name__)
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from .curvature import Curvature, FisherLabels, as_curvature
 from .data import Collate, as_inputs, as_source, batch_length, map_tensors, row_values
 from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
 from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign, Space
+from .gradients import GradientBatch
 from .neighbors import no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
 from .queries import CLOSE_MARGIN, DefaultLabels, QuerySet
@@ -220,8 +221,9 @@ class Explainer:
             RelatifError: One of its kinds: not fitted, unknown method, labels outside the outputs,
                 inputs that the model does not take.
         """
+        chosen = self._damping(damping)
         parts = [
-            torch.cat([score for _, score in self._parts(block, method, self._damping(damping))], dim=1)
+            torch.cat([score[method] for _, score in self._parts(block, [method], chosen)], dim=1)
             for block in self._query_blocks(queries, labels, method)
         ]
         return torch.cat(parts)
@@ -247,23 +249,7 @@ class Explainer:
         Returns:
             Indices and scores, best first; equal scores by ascending index.
         """
-        one_of("sign", sign, SIGNS)
-        one_of("method", method, METHODS)
-        if method == "nearest" and sign != "positive":
-            raise ChoiceError(
-                f'method="nearest" has no sign {sign!r}: distances do not help or harm. Use "positive".'
-            )
-        k = _count("k", k)
-        if k > self.train_size:
-            raise ChoiceError(f"k={k}; expected 1 to {self.train_size}, the number of training examples.")
-        indices, values = [], []
-        certified = []
-        for block in self._query_blocks(queries, labels, method):
-            found, value, sure = self._best(block, k, method, self._damping(damping), sign)
-            indices.append(found)
-            values.append(value)
-            certified.append(sure)
-        return TopK(torch.cat(indices), torch.cat(values), torch.cat(certified))
+        return self._top(queries, labels, k=k, methods=[method], damping=damping, sign=sign)[method]
 
     def self_influence(self, damping: float | None = None) -> Float[Tensor, "train"]:
         """I_i,i = g_iᵀ (H+λI)⁻¹ g_i of every training example, float64: large for outliers and mislabels."""
@@ -648,68 +634,146 @@ class Explainer:
     def _scorer(self) -> Scorer:
         return Scorer(self._task, self._ready().index, self._chunk, self._at_once)
 
+    def _asked(self, queries: Any, labels: Any) -> Iterator[GradientBatch]:
+        """The queries in batches, each at its label: as given, or as the model predicts."""
+        self._ready()
+        task = self._task
+        source = as_inputs(queries, "queries", self._collate)
+        targets = None if labels is None else task.query_targets(labels, source.length)
+        for first, raw, _ in source.batches(self._at_once):
+            task.check_query(raw, single=False)
+            inputs = task.inputs(raw, "queries", first)
+            if targets is None:
+                with task.evaluating():
+                    wanted = task.objective.loss.predicted(task.forward(inputs))
+            else:
+                wanted = targets[first:][: batch_length(inputs)]
+            yield task.query(inputs, wanted, first)
+
     def _query_blocks(self, queries: Any, labels: Any, method: Method) -> Iterator[Tensor]:
         """Block by block the queries' gradients, or for "nearest" their distances."""
         fitted, task = self._ready(), self._task
         one_of("method", method, METHODS)
+        if method != "nearest":
+            for batch in self._asked(queries, labels):
+                with task.evaluating():
+                    gradients = batch.gradients
+                yield gradients
+            return
         source = as_inputs(queries, "queries", self._collate)
-        targets = None if labels is None else task.query_targets(labels, source.length)
-        size = BATCH if method == "nearest" else self._at_once
-        for first, raw, _ in source.batches(size):
+        if labels is not None:
+            task.query_targets(labels, source.length)  # of no use, but a slip all the same
+        for first, raw, _ in source.batches(BATCH):
             task.check_query(raw, single=False)
             inputs = task.inputs(raw, "queries", first)
+            if fitted.neighbors is None:
+                raise no_input_space(inputs)
             with task.evaluating():
-                if method == "nearest":
-                    if fitted.neighbors is None:
-                        raise no_input_space(inputs)
-                    yield fitted.neighbors.score(inputs)
-                    continue
-                wanted = (
-                    task.objective.loss.predicted(task.forward(inputs))
-                    if targets is None
-                    else targets[first:][: batch_length(inputs)]
-                )
-                gradients = task.query(inputs, wanted, first).gradients
-            yield gradients
+                distances = fitted.neighbors.score(inputs)
+            yield distances
 
-    def _parts(self, block: Tensor, method: Method, damping: float) -> Iterator[tuple[slice, Tensor]]:
-        """Scores of one part of the training set after the other."""
-        if method == "nearest":
-            yield slice(0, self.train_size), block
+    def _top(
+        self,
+        queries: Any,
+        labels: Any = None,
+        *,
+        k: int,
+        methods: Sequence[Method],
+        damping: float | None = None,
+        sign: Sign = "positive",
+        progress: Callable[[int], object] = lambda queries: None,
+    ) -> dict[Method, TopK]:
+        """`top_k` by several methods, whose influence is computed once.
+
+        Args:
+            queries, labels, k, damping, sign: As in `top_k`.
+            methods: Which, each once.
+            progress: Called with the number of rankings just made, queries × methods in all.
+        """
+        one_of("sign", sign, SIGNS)
+        for method in methods:
+            one_of("method", method, METHODS)
+        if "nearest" in methods and sign != "positive":
+            raise ChoiceError(
+                f'method="nearest" has no sign {sign!r}: distances do not help or harm. Use "positive".'
+            )
+        k = _count("k", k)
+        if k > self.train_size:
+            raise ChoiceError(f"k={k}; expected 1 to {self.train_size}, the number of training examples.")
+        chosen = self._damping(damping)
+        found: dict[Method, list[TopK]] = {method: [] for method in methods}
+        scored: list[Method] = [method for method in methods if method != "nearest"]
+        near: list[Method] = [method for method in methods if method == "nearest"]
+        for together in (scored, near):
+            if not together:
+                continue
+            for block in self._query_blocks(queries, labels, together[0]):
+                for method, top in self._best(block, k, together, chosen, sign).items():
+                    found[method].append(top)
+                progress(len(block) * len(together))
+        return {method: _joined(blocks) for method, blocks in found.items()}
+
+    def _parts(
+        self, block: Tensor, methods: Sequence[Method], damping: float
+    ) -> Iterator[tuple[slice, dict[Method, Tensor]]]:
+        """Scores of one part of the training set after the other; "nearest" is asked for alone."""
+        relative = [method for method in methods if method != "nearest"]
+        if not relative:
+            yield slice(0, self.train_size), {"nearest": block}
             return
         scorer = self._scorer()
-        if method != "influence":
+        if relative != ["influence"]:
             scorer.prepare([damping], _silent)
         for part, influence in scorer.influence(block, [damping], _silent):
-            yield part, scorer.index.relative(method, influence[:, 0], damping, part)
+            yield (
+                part,
+                {
+                    method: scorer.index.relative(method, influence[:, 0], damping, part)
+                    for method in relative
+                },
+            )
 
     def _best(
-        self, block: Tensor, k: int, method: Method, damping: float, sign: Sign
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices, scores and certificates of the k best for each query of a block."""
+        self, block: Tensor, k: int, methods: Sequence[Method], damping: float, sign: Sign
+    ) -> dict[Method, TopK]:
+        """The k best for each query of a block, by each method; "nearest" is asked for alone."""
         scorer = self._scorer()
+        relative = [method for method in methods if method != "nearest"]
         listed = None
-        if method != "nearest":
+        if relative:
             scorer.prepare([damping], _silent)
-            listed = scorer.shortlist(block, [damping], [method], 4 * k, _silent)
-        if listed is not None and method != "nearest":
-            score = scorer.index.relative(method, listed.influence[:, 0], damping, listed.rows)
-            found, value = scores.top_k(score, k, sign)
-            sure = scorer.certified(listed, value[:, -1], method, damping, sign)
-            return listed.rows[found], value, sure
-        best: tuple[Tensor, Tensor] | None = None
-        for part, score in self._parts(block, method, damping):
-            found, value = scores.top_k(score, min(k, score.shape[1]), sign)
-            found = found + part.start
-            if best is not None:
-                # Earlier parts come first, so equal scores stay in index order.
-                found, value = torch.cat([best[0], found], 1), torch.cat([best[1], value], 1)
-                order, value = scores.top_k(value, min(k, value.shape[1]), sign)
-                found = found.gather(1, order)
-            best = found, value
-        assert best is not None
-        exact = method == "nearest" or not scorer.index.rounded
-        return *best, torch.full((len(block),), exact, device=block.device)
+            listed = scorer.shortlist(block, [damping], relative, 4 * k, _silent)
+        if listed is not None:
+            tops: dict[Method, TopK] = {}
+            for name in relative:
+                score = scorer.index.relative(name, listed.influence[:, 0], damping, listed.rows)
+                found, value = scores.top_k(score, k, sign)
+                sure = scorer.certified(listed, value[:, -1], name, damping, sign)
+                tops[name] = TopK(listed.rows[found], value, sure)
+            return tops
+        best: dict[Method, tuple[Tensor, Tensor]] = {}
+        for part, scored in self._parts(block, methods, damping):
+            for method, score in scored.items():
+                found, value = scores.top_k(score, min(k, score.shape[1]), sign)
+                found = found + part.start
+                if method in best:
+                    # Earlier parts come first, so equal scores stay in index order.
+                    before = best[method]
+                    found, value = torch.cat([before[0], found], 1), torch.cat([before[1], value], 1)
+                    order, value = scores.top_k(value, min(k, value.shape[1]), sign)
+                    found = found.gather(1, order)
+                best[method] = found, value
+        exact = not relative or not scorer.index.rounded
+        sure = torch.full((len(block),), exact, device=block.device)
+        return {method: TopK(*pair, sure) for method, pair in best.items()}
+
+
+def _joined(blocks: Sequence[TopK]) -> TopK:
+    return TopK(
+        torch.cat([block.indices for block in blocks]),
+        torch.cat([block.scores for block in blocks]),
+        torch.cat([block.certified for block in blocks]),
+    )
 
 
 def _count(option: str, value: Any) -> int:

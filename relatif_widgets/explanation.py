@@ -57,6 +57,12 @@ METHOD_TITLES: dict[Method, str] = {
     "nearest": "k-NN",
 }
 
+
+def method_title(name: str) -> str:
+    """A method's title; any other name as it is."""
+    return next((title for method, title in METHOD_TITLES.items() if method == name), name)
+
+
 # What JavaScript counts exactly.
 LARGEST = 2**53 - 1
 Count = Annotated[int, Field(ge=0, le=LARGEST)]

@@ -22,7 +22,7 @@ import math
 import operator
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from .curvature import Eigenbasis
 from .data import batch_length, map_tensors
 from .errors import ChoiceError, ModelError
-from .gradients import Plan
+from .gradients import GradientBatch, Plan
 from .objective import Objective, make_objective
 from .scoring import Progress, Scorer
 from .task import Task
@@ -108,6 +108,23 @@ class Refit:
     objective: Objective
     steps: int
     residual: float
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What removing one training example changed (Section 4.1, Tables 2 and 4).
+
+    Attributes:
+        row: Of the training set.
+        parameters: ‖Δθ‖, of the chosen parameters.
+        losses: √Σ(Δℓ_i)² over the whole training set, the removed example included.
+        queries: Δℓ of every query, float64.
+    """
+
+    row: int
+    parameters: float
+    losses: float
+    queries: Float[Tensor, "query"]
 
 
 def as_removed(removed: Any, count: int) -> list[int]:
@@ -361,6 +378,107 @@ def check(
         precision=precision,
         seconds=time.perf_counter() - started,
     )
+
+
+def predictions(
+    scorer: Scorer, rows: Sequence[int], queries: Sequence[GradientBatch], damping: float
+) -> Float[Tensor, "row query"]:
+    """I(i, query)/n of some training examples and all queries: the change of loss that influence predicts.
+
+    Args:
+        scorer: Of a fitted index.
+        rows: Of the training set.
+        queries: In batches, each query at its label.
+        damping: λ.
+    """
+    task, basis = scorer.task, scorer.index.basis
+    found = []
+    with task.evaluating():
+        for batch in queries:
+            solved = basis.solve(batch.gradients, damping)
+            parts = [part.gradients @ solved.T for part in task.some(rows, scorer.at_once)]
+            found.append(torch.cat(parts).double() / task.source.length)
+    return torch.cat(found, dim=1)
+
+
+def removals(
+    scorer: Scorer,
+    rows: Sequence[int],
+    queries: Sequence[GradientBatch],
+    damping: float,
+    retrain: Retrain | None,
+    tolerance: float,
+) -> Iterator[Removal]:
+    """Retrain without one training example after the other, and measure what changed.
+
+    Args:
+        scorer: Of a fitted index.
+        rows: Of the training set, each retrained without alone.
+        queries: In batches, each query at its label.
+        damping: λ of the built-in refit.
+        retrain: None for the built-in refit, else the user's: rows -> a module.
+        tolerance: Of the built-in refit.
+
+    Raises:
+        ModelError: The refit does not converge; or the retrained model has other parameters,
+            outputs, or losses that are not finite.
+    """
+    task, basis = scorer.task, scorer.index.basis
+    wide = _in_float64(task)
+    dtype = wide.objective.dtype
+    train_before, queries_before = _all_losses(wide, wide.objective, queries)
+    for row in rows:
+        if retrain is None:
+            again = refit(task, basis, [row], damping, tolerance=tolerance).objective
+        else:
+            again = _as(_objective_of(task, retrain([row])), dtype)
+        try:
+            moved = _distance(wide.objective, again)
+            train_after, queries_after = _all_losses(wide, again, queries)
+        except REFUSALS as error:
+            raise ModelError(
+                f"The model retrained without training example {row} does not compare with the attached one: {error}"
+            ) from error
+        yield Removal(
+            row=row,
+            parameters=moved,
+            losses=float((train_after - train_before).norm()),
+            queries=queries_after - queries_before,
+        )
+
+
+def _all_losses(
+    task: Task, objective: Objective, queries: Sequence[GradientBatch]
+) -> tuple[Float[Tensor, "train"], Float[Tensor, "query"]]:
+    """ℓ of every training example and of every query under an objective, float64."""
+    there = replace(task, objective=objective)
+    dtype = objective.dtype
+
+    def losses(batch: GradientBatch) -> Tensor:
+        inputs = map_tensors(lambda x: _cast(x, dtype), batch.inputs)
+        outputs = _outputs(objective, objective.parameters, inputs, task.plan)
+        if outputs.shape[1:] != (task.outputs,):
+            raise ModelError(
+                f"it returned shape {list(outputs.shape)}; expected {[len(batch.targets), task.outputs]}."
+            )
+        found = objective.loss.per_example(outputs, _cast(batch.targets, dtype)).double()
+        if not bool(found.isfinite().all()):
+            raise ModelError("its losses are NaN or infinite. Did its training diverge?")
+        return found
+
+    with there.evaluating(), torch.no_grad():
+        train = [losses(batch) for batch in there.batches(there.source, there.forward_chunk())]
+        return torch.cat(train), torch.cat([losses(batch) for batch in queries])
+
+
+def _distance(before: Objective, after: Objective) -> float:
+    """‖Δθ‖ of the parameters chosen before, wherever they stand among those of the model after."""
+    values = _values(after)
+    for name, value in before.parameters.items():
+        if name not in values or values[name].shape != value.shape:
+            raise ModelError(f"its parameters lack {name!r} of shape {list(value.shape)}.")
+    squares = [(values[name] - value).double().square().sum() for name, value in before.parameters.items()]
+    return math.sqrt(float(torch.stack(squares).sum()))
 
 
 class _Problem:
