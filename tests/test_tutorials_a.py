@@ -1,0 +1,71 @@
+"""What the tutorials say is so: each is run at its small size, and its numbers are looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def run(name: str, expressions: dict[str, str]) -> dict[str, Any]:
+    """The values that some expressions have at a notebook's end."""
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    pairs = ", ".join(f"{key!r}: {expression}" for key, expression in expressions.items())
+    notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({{{pairs}}}))"))
+    patch = pytest.MonkeyPatch()
+    with patch.context():
+        patch.setenv("RELATIF_SIZE", "small")
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (NOTEBOOKS.parent, NOTEBOOKS))))
+        patch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    printed = next(output.text for output in notebook.cells[-1].outputs if output.output_type == "stream")
+    values: dict[str, Any] = json.loads(printed)
+    return values
+
+
+@pytest.fixture(scope="module")
+def plane() -> dict[str, Any]:
+    names = ("distinct", "shares", "kept", "answers", "by_if", "by_relatif", "pull_ratio", "arrow_ratio",
+             "same_in_the_end", "OUTLIER")  # fmt: skip
+    return run("02-two-dimensions", {name: name for name in names})
+
+
+def test_in_the_plane_influence_names_a_handful_and_relatif_every_example(plane: dict[str, Any]) -> None:
+    assert plane["distinct"]["influence"] <= 6
+    assert plane["distinct"]["theta_relative"] == plane["distinct"]["loss_relative"] == 81
+
+
+def test_influence_names_the_outlier_for_most_of_the_plane_and_relatif_does_not(
+    plane: dict[str, Any],
+) -> None:
+    assert plane["shares"]["influence"] > 0.75
+    assert max(plane["shares"]["theta_relative"], plane["shares"]["loss_relative"]) < 0.06
+    assert plane["answers"]["influence"] == plane["OUTLIER"]
+    assert plane["pull_ratio"] > 1000
+
+
+def test_correcting_the_outliers_label_changes_influence_and_neither_relative_score(
+    plane: dict[str, Any],
+) -> None:
+    # A logistic gradient is (p − y) x: with the other label p/(1 − p) as much of it, in this case 1/441.
+    assert plane["kept"]["influence"] < 0.003
+    assert plane["kept"]["theta_relative"] == pytest.approx(1, rel=1e-9)
+    assert plane["kept"]["loss_relative"] == pytest.approx(1, rel=1e-9)
+
+
+def test_the_longest_arrow_casts_the_longest_shadow_on_both_questions(plane: dict[str, Any]) -> None:
+    assert plane["by_if"] == [plane["OUTLIER"]] * 2
+    assert plane["OUTLIER"] not in plane["by_relatif"]
+    assert plane["by_relatif"][0] != plane["by_relatif"][1]
+    assert plane["arrow_ratio"] > 50
+
+
+def test_at_a_large_damping_both_relative_scores_name_the_same_example(plane: dict[str, Any]) -> None:
+    assert plane["same_in_the_end"] == pytest.approx(1, abs=0.005)
