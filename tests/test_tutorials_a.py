@@ -69,3 +69,29 @@ def test_the_longest_arrow_casts_the_longest_shadow_on_both_questions(plane: dic
 
 def test_at_a_large_damping_both_relative_scores_name_the_same_example(plane: dict[str, Any]) -> None:
     assert plane["same_in_the_end"] == pytest.approx(1, abs=0.005)
+
+
+@pytest.fixture(scope="module")
+def machine() -> dict[str, Any]:
+    names = ("same_support", "deviation_plane", "deviation_digits", "deviation_features", "same_order",
+             "correlation", "top")  # fmt: skip
+    return run("10-support-vectors", {name: name for name in names})
+
+
+def test_only_support_vectors_have_influence(machine: dict[str, Any]) -> None:
+    assert machine["same_support"]
+
+
+@pytest.mark.parametrize("where", ["plane", "digits", "features"])
+def test_an_svms_influence_is_the_closed_form_of_appendix_d(machine: dict[str, Any], where: str) -> None:
+    assert machine[f"deviation_{where}"] < 1e-12
+
+
+def test_on_unit_vectors_influence_and_relatif_order_alike(machine: dict[str, Any]) -> None:
+    assert machine["same_order"] == 1
+    assert machine["top"]["influence"] != machine["top"]["loss_relative"]  # where lengths differ, they do not
+
+
+def test_influence_forecasts_retraining_where_the_hinge_is_rounded(machine: dict[str, Any]) -> None:
+    assert machine["correlation"]["rounded hinge, H ≠ 0"] > 0.99
+    assert machine["correlation"]["hinge, H = 0"] < 0.8
