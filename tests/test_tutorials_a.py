@@ -95,3 +95,38 @@ def test_on_unit_vectors_influence_and_relatif_order_alike(machine: dict[str, An
 def test_influence_forecasts_retraining_where_the_hinge_is_rounded(machine: dict[str, Any]) -> None:
     assert machine["correlation"]["rounded hinge, H ≠ 0"] > 0.99
     assert machine["correlation"]["hinge, H = 0"] < 0.8
+
+
+@pytest.fixture(scope="module")
+def own() -> dict[str, Any]:
+    return run(
+        "08-your-own-model",
+        {
+            "refusals": "refusals",
+            "names": "list(by_last_layer.class_names)",
+            "parameters": "by_last_layer.parameter_count",
+            "query": "found.query.media.text",
+            "asked": "test_words[unsure][0]",
+            "columns": "list(told.query.media.columns)",
+            "best": "int(told.to_frame()['index'][0])",
+            "scored": "int(regression.scores(test_table.iloc[[patient]], [test_course.iloc[patient]])[0].argmax())",
+            "error": "error",
+            "guess": "guess",
+        },
+    )
+
+
+def test_a_data_set_of_ones_own_keeps_its_names_texts_and_columns(own: dict[str, Any]) -> None:
+    assert own["names"][:3] == ["zero", "one", "two"]
+    assert own["parameters"] == 32 * 10 + 10
+    assert own["query"] == own["asked"]
+    assert own["columns"][3] == "blood pressure"
+
+
+def test_the_card_that_a_regression_shows_first_has_the_highest_score(own: dict[str, Any]) -> None:
+    assert own["best"] == own["scored"]
+    assert own["error"] < 0.8 * own["guess"]
+
+
+def test_all_six_mistakes_of_the_tutorial_are_refused(own: dict[str, Any]) -> None:
+    assert own["refusals"] == ["DataError", "DataError", "DataError", "ModelError", "ModelError", "DataError"]
