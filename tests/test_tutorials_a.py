@@ -23,7 +23,6 @@ def run(name: str, expressions: dict[str, str]) -> dict[str, Any]:
     with patch.context():
         patch.setenv("RELATIF_SIZE", "small")
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (NOTEBOOKS.parent, NOTEBOOKS))))
-        patch.setenv("JUPYTER_PLATFORM_DIRS", "1")
         NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
     printed = next(output.text for output in notebook.cells[-1].outputs if output.output_type == "stream")
     values: dict[str, Any] = json.loads(printed)
