@@ -22,6 +22,7 @@ from relatif_widgets.curvature import (
     LowRank,
     affordable_rank,
     as_curvature,
+    dense,
 )
 from relatif_widgets.curvature.base import Columns, eigh
 from relatif_widgets.curvature.labels import Labels
@@ -51,6 +52,41 @@ def test_the_fisher_enumerates_all_labels() -> None:
     torch.testing.assert_close(
         matrix(fitted("fisher")), oracles.softmax_fisher(mlp(), blobs(12)[0]), rtol=1e-9, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("loss", ["plain", "weighted", "binary", "squares"])
+@pytest.mark.parametrize("place", ["all of a linear model", "without bias", "last layer", "inner layer"])
+def test_the_fisher_of_a_single_layer_pair_by_pair_of_outputs(
+    loss: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(30, 4, dtype=torch.float64)
+    losses = {
+        "plain": (nn.CrossEntropyLoss(), torch.arange(30) % 3),
+        "weighted": (
+            nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.5, 2.0]).double(), label_smoothing=0.1),
+            torch.arange(30) % 3,
+        ),
+        "binary": (nn.BCEWithLogitsLoss(), torch.randint(0, 2, (30, 3)).double()),
+        "squares": (nn.MSELoss(), torch.randn(30, 3).double()),
+    }
+    chosen, y = losses[loss]
+    if place == "all of a linear model":
+        model, parameters = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), None
+    elif place == "without bias":
+        model, parameters = nn.Linear(4, 3, bias=False), None
+    else:
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+        parameters = "2" if place == "last layer" else ["0.bias", "0.weight"]
+    model = model.double()
+    monkeypatch.setattr(dense._OuterSum, "WAITING", 16)
+    options = {"loss": chosen, "parameters": parameters, "curvature": "fisher", "batch_size": 7}
+    by_pairs = matrix(Explainer(model, (x, y), **options).fit(progress=False))
+    flushes: list[object] = []
+    monkeypatch.setattr(dense, "_only_layer", flushes.append)
+    by_rows = matrix(Explainer(model, (x, y), **options).fit(progress=False))
+    assert flushes  # the second one went the other way
+    torch.testing.assert_close(by_pairs, by_rows, rtol=1e-10, atol=1e-13)
 
 
 def test_the_hessian_is_the_mean_of_the_second_derivatives() -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..gradients import GradientBatch, loss_hessian
+from ..layers import Layer
 from ..objective import Objective
 from .base import Columns, Eigenbasis, OnePass, Setting, eigh
 
@@ -69,17 +70,104 @@ class Fisher(Dense):
 
     F = (1/n) Σ_i J_iᵀ (E_{y∼p_θ(·|x_i)} ∇²_f ℓ) J_i, which for a negative
     log-likelihood is Eq. (7), page 3 of the paper (and the generalised
-    Gauss-Newton matrix). Adds n·C·P² for the products.
+    Gauss-Newton matrix). Adds n·C·P² for the products; where a single Linear
+    layer is scored, as in a linear model or a last layer, n·P²/2.
     """
 
     name = "fisher"
     detail = "exact Fisher"
     uses_jacobian = True
 
+    def begin(self, setting: Setting) -> None:
+        super().begin(setting)
+        self._outer: _OuterSum | None = None
+
+    def update(self, batch: GradientBatch) -> None:
+        layer = _only_layer(batch)
+        if layer is None:
+            super().update(batch)
+            return
+        if self._outer is None:
+            self._outer = _OuterSum(layer, self._total)
+        self._outer.add(batch)
+        self._count += len(batch.targets)
+
+    def finish(self) -> Eigenbasis:
+        if self._outer is not None:
+            self._total = self._outer.finish()
+            self._outer = None
+        return super().finish()
+
     def batch_sum(self, batch: GradientBatch) -> Float[Tensor, "param param"]:
         factor = batch.objective.loss.curvature_factor(batch.outputs)
         rows = torch.einsum("bfo,bop->bfp", factor, batch.jacobian).flatten(0, 1)  # [batch·factor, P]
         return rows.T @ rows
+
+
+class _OuterSum:
+    """Σ_i Σ_k g_ik g_ikᵀ for rows g_ik = δ_ik ⊗ a_i of one layer that is applied once an example.
+
+    Then the sum is Σ_i S_i ⊗ a_i a_iᵀ with S_i = Σ_k δ_ik δ_ikᵀ, a matrix of out × out: one product
+    for each pair of outputs, where the rows written out would need one for each k.
+    """
+
+    WAITING = 2048
+    """Examples that are added at once, so that the sum of P×P is not walked through for each batch."""
+
+    def __init__(self, layer: Layer, total: Float[Tensor, "param param"]) -> None:
+        self._layer = layer
+        self._total = total
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, batch: GradientBatch) -> None:
+        factor = batch.objective.loss.curvature_factor(batch.outputs)
+        slopes = []
+        for row in factor.unbind(1):
+            pairs = batch.pairs(self._layer, row.contiguous())
+            if not pairs:
+                return  # no prediction of this batch depends on the layer
+            inputs, slope = pairs[0].vectors()
+            slopes.append(slope)
+        self._waiting.append((inputs, torch.stack(slopes, 1)))
+        if sum(len(inputs) for inputs, _ in self._waiting) >= self.WAITING:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        inputs = torch.cat([one for one, _ in self._waiting])  # [row, into]
+        slopes = torch.cat([one for _, one in self._waiting])  # [row, factor, out]
+        self._waiting.clear()
+        out, into = self._layer.out, self._layer.into
+        blocks = self._total.view(out, into, out, into)
+        for first in range(out):
+            # S_i from the diagonal on; the rest is its mirror image.
+            pairs = torch.einsum("rk,rko->ro", slopes[:, :, first], slopes[:, :, first:])
+            weighted = (pairs[:, :, None] * inputs[:, None, :]).flatten(1)
+            blocks[first, :, first:] += (inputs.T @ weighted).view(into, out - first, into)
+
+    def finish(self) -> Float[Tensor, "param param"]:
+        self._flush()
+        layer = self._layer
+        blocks = self._total.view(layer.out, layer.into, layer.out, layer.into)
+        for first in range(layer.out):
+            for second in range(first + 1, layer.out):
+                blocks[second, :, first] = blocks[first, :, second].T
+        # The layer's matrix has each output's bias beside its weights; a row of P has them apart.
+        place = torch.arange(len(self._total), dtype=torch.float64, device=self._total.device)
+        found = torch.empty_like(place)
+        layer.scatter(place.view(1, layer.out, layer.into), found)
+        row = found.long()
+        return self._total if torch.equal(found, place) else self._total[row][:, row]
+
+
+def _only_layer(batch: GradientBatch) -> Layer | None:
+    """The layer that owns every chosen parameter and is applied once an example, if there is one."""
+    plan = batch.plan
+    if plan.way != "hooks" or len(plan.layers) != 1:
+        return None
+    (layer,) = plan.layers
+    return layer if layer.once and layer.groups == 1 and layer.size == batch.objective.size else None
 
 
 class BlockFisher(Fisher):
