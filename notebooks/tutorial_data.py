@@ -99,7 +99,9 @@ def names() -> tuple[list[str], list[str]]:
     found = next((folder / "names" for folder in _folders() if (folder / "names").is_dir()), None)
     files = sorted(found.glob("*.txt")) if found else []
     texts = {file.stem: file.read_text(encoding="utf-8") for file in files} or _names_from_web()
-    pairs = [(name, language) for language, text in texts.items() for name in text.split("\n") if name.strip()]
+    pairs = [
+        (name, language) for language, text in texts.items() for name in text.split("\n") if name.strip()
+    ]
     return [name.strip() for name, _ in pairs], [language for _, language in pairs]
 
 

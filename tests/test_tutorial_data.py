@@ -109,7 +109,7 @@ def test_a_model_is_trained_once_for_the_same_settings(
             runs.append(settings)
             torch.nn.init.constant_(model.weight, 3.0 + len(runs))
 
-        return float(tutorial_data.trained("line", model, train, *settings).weight)
+        return float(tutorial_data.trained("line", model, train, *settings).weight.detach())
 
     assert [run("seed", 0), run("seed", 0), run("seed", 1)] == [4.0, 4.0, 5.0]
     assert runs == [("seed", 0), ("seed", 1)]
