@@ -3,6 +3,7 @@
  * numbers on a line of its own. Python packs and unpacks the same.
  */
 import { Unzlib, zlibSync } from "fflate";
+import { checkVersion } from "../explanation";
 
 /** Somebody else's file must not fill the memory. */
 const LARGEST = 64_000_000;
@@ -22,6 +23,7 @@ export function pack(document: { schema_version: string }): unknown {
 export function unpack(data: unknown): unknown {
   const packed = (data as { packed?: unknown } | null | undefined)?.packed;
   if (typeof packed !== "string") return data;
+  checkVersion(data);
   let text: string;
   try {
     text = inflate(Uint8Array.from(atob(packed), (sign) => sign.charCodeAt(0)));
