@@ -11,35 +11,21 @@ Scores follow Definition 2.1 of the paper: positive means helpful.
 
 from __future__ import annotations
 
-import base64
-import json
 import math
-import os
-import secrets
-import zlib
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from .errors import ChoiceError, DocumentError, one_of, unknown_name
+from .saved import SCHEMA_VERSION, Saved, read_document, read_head, view
 
 if TYPE_CHECKING:
     import pandas as pd
     from IPython.display import HTML
     from matplotlib.figure import Figure
-
-Document = TypeVar("Document")
-
-SCHEMA_VERSION = "1.1"
-MIME_TYPE = "application/vnd.relatif.explanation.v1+json"
-
-LARGEST_DOCUMENT = 64_000_000
-"""Bytes that a packed document may hold: somebody else's file must not fill the memory."""
 
 TOP = 20
 """Training examples that a ranking keeps per damping stop, unless more are asked for."""
@@ -282,8 +268,8 @@ class Settings:
     damping: Positive = 1e-3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Explanation:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Explanation(Saved):
     """One query explained: rankings for every slider position, and what they mention.
 
     Attributes:
@@ -516,15 +502,6 @@ class Explanation:
         )
         return replace(self, settings=settings)
 
-    def to_json(self) -> str:
-        """The document as JSON text."""
-        return _adapter().dump_json(self).decode()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The document as plain JSON values."""
-        value: dict[str, Any] = _adapter().dump_python(self, mode="json")
-        return value
-
     @classmethod
     def from_json(cls, text: str | bytes) -> Explanation:
         """Read a document.
@@ -540,32 +517,12 @@ class Explanation:
             )
         return read_document(_adapter(), text)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the document, by custom named `*.relatif.json`, in one atomic step."""
-        return write_atomically(path, self.to_json())
-
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Explanation:
-        """Read a document that `save` wrote; errors as in `from_json`, or OSError."""
-        return cls.from_json(Path(path).read_bytes())
+    def _adapter(cls) -> TypeAdapter[Any]:
+        return _adapter()
 
-    @overload
-    def to_html(self, path: None = None) -> str: ...
-
-    @overload
-    def to_html(self, path: str | os.PathLike[str]) -> Path: ...
-
-    def to_html(self, path: str | os.PathLike[str] | None = None) -> str | Path:
-        """A page of its own, sliders alive, that needs neither kernel nor network.
-
-        Args:
-            path: Where to write it, if anywhere.
-
-        Returns:
-            The path; without one the page's HTML.
-        """
-        page: str = _VIEWS["page"](self)
-        return page if path is None else write_atomically(path, page)
+    def _on_request(self) -> Mapping[str, Callable[[], Any]]:
+        return {"image/png": lambda: view("image/png")(self)}
 
     def figure(
         self,
@@ -592,7 +549,7 @@ class Explanation:
         Raises:
             ChoiceError: As in `top`, or no methods or labels are given.
         """
-        drawn: Figure = _VIEWS["figure"](
+        drawn: Figure = view("figure")(
             self, methods=methods, labels=labels, k=k, damping=damping, sign=sign, width=width
         )
         return drawn
@@ -619,18 +576,8 @@ class Explanation:
             ChoiceError: As in `top`, or the width is below 1.
             DataError: The training examples are not pictures, or there is none to show.
         """
-        shown: HTML = _VIEWS["gallery"](self, method=method, damping=damping, sign=sign, k=k, width=width)
+        shown: HTML = view("gallery")(self, method=method, damping=damping, sign=sign, k=k, width=width)
         return shown
-
-    def _repr_mimebundle_(
-        self, include: Container[str] | None = None, exclude: Container[str] | None = None
-    ) -> dict[str, Any]:
-        png = {"image/png": lambda: _VIEWS["image/png"](self)}
-        return mime_bundle(self, include, exclude, on_request=png)
-
-    def __repr__(self) -> str:
-        text: str = _VIEWS["text/plain"](self)
-        return text
 
     def panel(self, label: str | int) -> Panel:
         """The panel of a label, by name or by class index.
@@ -664,113 +611,6 @@ _TABLES: tuple[tuple[Method, TableSign], ...] = (
     ("nearest", "positive"),
 )
 
-# Views know explanations, not the other way round; they sign up here.
-View = Literal["page", "text/html", "text/plain", "image/png", "figure", "gallery"]
-_VIEWS: dict[View, Callable[..., Any]] = {}
-
-
-def register_view(name: View, draw: Callable[..., Any]) -> None:
-    """Let `draw` make a view of every explanation; it takes what the method of that name passes on."""
-    _VIEWS[name] = draw
-
-
-def view(name: View) -> Callable[..., Any]:
-    """What was registered under that name."""
-    return _VIEWS[name]
-
-
-def mime_bundle(
-    document: Any,
-    include: Container[str] | None,
-    exclude: Container[str] | None,
-    on_request: Mapping[str, Callable[[], Any]] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """What IPython shows of an explanation or a report.
-
-    JupyterLab takes the document, sliders alive; GitHub, nbconvert and mail the HTML; terminals the text.
-    """
-    made: dict[str, Callable[[], Any]] = {
-        "text/plain": lambda: repr(document),
-        "text/html": lambda: _VIEWS["text/html"](document),
-        MIME_TYPE: lambda: pack(document.to_json()),
-    }
-    if include:
-        made = {mime: make for mime, make in {**made, **on_request}.items() if mime in include}
-    return {mime: make() for mime, make in made.items() if not exclude or mime not in exclude}
-
-
-def pack(text: str) -> dict[str, Any]:
-    """A document as notebooks keep it: compressed, since they would put each of its numbers on a line of its own."""
-    data = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
-    return {"schema_version": SCHEMA_VERSION, "packed": data}
-
-
-def _unpack(data: str) -> str:
-    try:
-        inflate = zlib.decompressobj()
-        text = inflate.decompress(base64.b64decode(data, validate=True), LARGEST_DOCUMENT)
-    except (ValueError, zlib.error) as error:
-        raise DocumentError(f"Damaged explanation at packed: {error}.") from None
-    if inflate.unconsumed_tail:
-        raise DocumentError(f"Damaged explanation at packed: it holds more than {LARGEST_DOCUMENT:,} bytes.")
-    if not inflate.eof:
-        raise DocumentError("Damaged explanation at packed: it ends too early.")
-    return text.decode("utf-8", "replace")
-
-
-def read_head(text: str | bytes) -> tuple[str, dict[str, Any]]:
-    """The text of a document of either kind that this release reads, unpacked, and its top level.
-
-    Raises:
-        DocumentError: The text is no document, or of a newer major version.
-    """
-    try:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8-sig")
-        head = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DocumentError(f"Not a complete JSON document ({error}). Was the file cut short?") from None
-    version = head.get("schema_version") if isinstance(head, dict) else None
-    if not isinstance(head, dict) or not isinstance(version, str):
-        raise DocumentError("No schema_version: this JSON is not a relatif_widgets explanation.")
-    major, known = (text.partition(".")[0] for text in (version, SCHEMA_VERSION))
-    if major != known:
-        raise DocumentError(
-            f"The explanation has schema version {version[:20]}; this relatif_widgets reads "
-            f"{known}.x. Open it with the release that wrote it, or a newer one."
-        )
-    if head.get("pending") is True:
-        raise DocumentError(
-            "No explanation had been prepared when this notebook was saved: run its cell again."
-        )
-    if isinstance(head.get("packed"), str):
-        inner = _unpack(head["packed"])
-        if '"packed"' not in inner[:100]:  # one layer, or a file could unfold for ever
-            return read_head(inner)
-        raise DocumentError("Damaged explanation at packed: it is packed twice.")
-    return text, head
-
-
-def read_document(adapter: TypeAdapter[Document], text: str) -> Document:
-    """Check the text of a document against its dataclass.
-
-    Raises:
-        DocumentError: Where it is damaged, in one sentence.
-    """
-    try:
-        # strict: JSON has types, and true is no 1 in the browser either
-        return adapter.validate_json(text, strict=True)
-    except UnicodeEncodeError:
-        raise DocumentError("The document holds half a character (a lone surrogate).") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        fault = first["msg"].removeprefix("Value error, ")
-        fault = fault if len(fault) <= 200 else f"{fault[:199]}…"
-        count = error.error_count()
-        more = f" ({count} faults in all)" if count > 1 else ""
-        raise DocumentError(f"Damaged explanation at {where}: {fault}{more}.") from None
-
 
 def json_schema(adapter: TypeAdapter[Any] | None = None) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a document, generated from its dataclasses; the explanation's by default."""
@@ -786,23 +626,6 @@ def json_schema(adapter: TypeAdapter[Any] | None = None) -> dict[str, Any]:
         "$id": f"relatif-{schema['title'].lower()}-{SCHEMA_VERSION}",
         **schema,
     }
-
-
-def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a text file so that readers see the old one or the new one, never half."""
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {target.parent} to write {target.name} into.")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return target
 
 
 @cache

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, overload
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
 from .errors import ChoiceError
-from .explanation import (
-    SCHEMA_VERSION,
-    Explanation,
-    Method,
-    Sign,
-    json_schema,
-    mime_bundle,
-    read_document,
-    read_head,
-    view,
-    write_atomically,
-)
+from .explanation import Explanation, Method, Sign, json_schema
+from .saved import SCHEMA_VERSION, Saved, read_document, read_head
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Saved):
     """Explanations of several queries, with an index.
 
     Attributes:
@@ -104,14 +92,9 @@ class Report:
         ]
         return Report(moved, self.title)
 
-    def to_json(self) -> str:
-        """The document as JSON text."""
-        return _adapter().dump_json(self).decode()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The document as plain JSON values."""
-        value: dict[str, Any] = _adapter().dump_python(self, mode="json")
-        return value
+    @classmethod
+    def _adapter(cls) -> TypeAdapter[Any]:
+        return _adapter()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Report:
@@ -124,35 +107,6 @@ class Report:
         if "explanations" not in head:
             return cls([Explanation.from_json(text)])
         return read_document(_adapter(), text)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the document, by custom named `*.relatif.json`, in one atomic step."""
-        return write_atomically(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Report:
-        """Read a document that `save` wrote; errors as in `from_json`, or OSError."""
-        return cls.from_json(Path(path).read_bytes())
-
-    @overload
-    def to_html(self, path: None = None) -> str: ...
-
-    @overload
-    def to_html(self, path: str | os.PathLike[str]) -> Path: ...
-
-    def to_html(self, path: str | os.PathLike[str] | None = None) -> str | Path:
-        """A page of its own with an index, as `Explanation.to_html`."""
-        page: str = view("page")(self)
-        return page if path is None else write_atomically(path, page)
-
-    def _repr_mimebundle_(
-        self, include: Container[str] | None = None, exclude: Container[str] | None = None
-    ) -> dict[str, Any]:
-        return mime_bundle(self, include, exclude)
-
-    def __repr__(self) -> str:
-        text: str = view("text/plain")(self)
-        return text
 
 
 @cache

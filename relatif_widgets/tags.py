@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import traitlets
 
 from .errors import ChoiceError, DataError, DocumentError
-from .explanation import write_atomically
+from .saved import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,9 +25,9 @@ from relatif_widgets.explanation import (
     Text,
     TrainingExample,
     json_schema,
-    write_atomically,
 )
 from relatif_widgets.report import Report, report_schema
+from relatif_widgets.saved import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "documents"

@@ -14,14 +14,13 @@ import pytest
 
 from relatif_widgets.errors import ChoiceError, DocumentError
 from relatif_widgets.explanation import (
-    SCHEMA_VERSION,
     Explanation,
     Ranking,
     Row,
     Settings,
     json_schema,
-    write_atomically,
 )
+from relatif_widgets.saved import SCHEMA_VERSION, write_atomically
 
 NAMES = sorted(documents.DOCUMENTS)
 

@@ -17,7 +17,8 @@ import pytest
 from IPython.utils.capture import capture_output
 
 from relatif_widgets import DocumentError, Explanation, Report
-from relatif_widgets.explanation import MIME_TYPE, Row, Text, pack
+from relatif_widgets.explanation import Row, Text
+from relatif_widgets.saved import MIME_TYPE, pack
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE: dict[str, str] = json.loads((GOLDEN / "hostile.json").read_text(encoding="utf-8"))

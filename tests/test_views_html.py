@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from relatif_widgets.errors import RelatifError
-from relatif_widgets.explanation import MIME_TYPE, Cell, Explanation, Picture
+from relatif_widgets.explanation import Cell, Explanation, Picture
+from relatif_widgets.saved import MIME_TYPE
 from relatif_widgets.views import html, words
 from relatif_widgets.views.html import page, static_html
 from relatif_widgets.views.text import plain_text

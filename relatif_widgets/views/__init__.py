@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ..explanation import View, register_view
+from ..saved import View, register_view
 
 _DRAWN_BY: dict[View, tuple[str, str]] = {
     "page": (".html", "page"),

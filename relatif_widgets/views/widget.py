@@ -17,8 +17,9 @@ import anywidget
 import traitlets
 
 from ..errors import Cancelled, ChoiceError, RelatifError, one_of
-from ..explanation import METHODS, MIME_TYPE, SCHEMA_VERSION, SIGNS, TOP, Explanation, Method
+from ..explanation import METHODS, SIGNS, TOP, Explanation, Method
 from ..report import Report
+from ..saved import MIME_TYPE, SCHEMA_VERSION
 from ..tags import as_indices
 from . import cells, tables
 from .attached import Attachable, Check, Queries
