@@ -1,5 +1,6 @@
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
-  test: { environment: "jsdom", include: ["tests/**/*.test.ts"] },
+  // A busy machine takes its time over axe.
+  test: { environment: "jsdom", include: ["tests/**/*.test.ts"], testTimeout: 30_000 },
 });

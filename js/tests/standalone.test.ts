@@ -56,3 +56,24 @@ test("a page without a root is left alone", () => {
   document.body.replaceChildren();
   expect(start(document)).toBeNull();
 });
+
+test("a report has an index by which each explanation opens, and axe finds nothing", async () => {
+  const report = {
+    schema_version: "1.1",
+    title: "Two queries",
+    explanations: [fixture(), { ...fixture(), query: { ...fixture().query, name: "test #9" } }],
+  };
+  page(JSON.stringify(report));
+  const stop = start(document);
+  expect(one(root, "h1").textContent).toBe("Two queries");
+  expect(texts(root, ".rw-entry-words b")).toEqual(["Why “bird”?", "Why “bird”?"]);
+  expect(texts(root, ".rw-entry-words span")[1]).toBe("test #9 · true label plane, misclassified");
+  const parts = root.querySelectorAll<HTMLElement>(".rw-report-part");
+  expect([...parts].map((part) => part.childElementCount)).toEqual([1, 0]); // drawn when opened
+  root.querySelectorAll<HTMLElement>(".rw-entry")[1]?.click();
+  expect([...parts].map((part) => part.classList.contains("rw-away"))).toEqual([true, false]);
+  expect(root.querySelectorAll("[aria-current]")).toHaveLength(1);
+  await expectAccessible();
+  stop?.();
+  expect(root.childElementCount).toBe(0);
+});

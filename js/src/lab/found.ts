@@ -1,4 +1,5 @@
 /** The explanations of a notebook or a file, wherever they are. */
+import type { ICodeCellModel } from "@jupyterlab/cells";
 import type { DocumentWidget, IDocumentWidget } from "@jupyterlab/docregistry";
 import type { NotebookPanel } from "@jupyterlab/notebook";
 import type { Widget } from "@lumino/widgets";
@@ -31,6 +32,17 @@ export function explanationsOf(panel: NotebookPanel, live: ReadonlySet<LiveOutpu
     });
   });
   return found;
+}
+
+/** Whether a notebook has an output of ours; cheap, as menus ask often. */
+export function showsExplanation(panel: NotebookPanel): boolean {
+  return panel.content.widgets.some((cell) => {
+    const { outputs } = cell.model as Partial<ICodeCellModel>;
+    for (let at = 0; at < (outputs?.length ?? 0); at++) {
+      if (MIME in (outputs?.get(at).data ?? {})) return true;
+    }
+    return false;
+  });
 }
 
 /** What a `*.relatif.json` that is open holds, or null. */

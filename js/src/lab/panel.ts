@@ -7,6 +7,8 @@ import type { Found } from "./found";
 import { DocumentWidget } from "./renderer";
 
 export interface PanelActions {
+  /** The panel has become visible. */
+  appear(): void;
   /** Show the cell. */
   jump(found: Found): void;
   pin(found: Found): void;
@@ -74,6 +76,10 @@ export class ExplanationList extends Widget {
     pin.addEventListener("click", () => actions.pin(found));
     save.addEventListener("click", () => actions.export(found));
     return el("li", {}, jump, el("div", { class: "rw-entry-actions" }, pin, save));
+  }
+
+  protected override onAfterShow(): void {
+    this.actions.appear();
   }
 
   override dispose(): void {

@@ -8,7 +8,7 @@ import { LabIcon } from "@jupyterlab/ui-components";
 import { CHANGED, type Defaults } from "../bridge";
 import { explainModel } from "./explain";
 import { download, fileName, pageOf } from "./export";
-import { explanationOfFile, explanationsOf, type Found } from "./found";
+import { explanationOfFile, explanationsOf, type Found, showsExplanation } from "./found";
 import icon from "./icon.svg";
 import { keepAlive, type LiveOutput } from "./live";
 import { ExplanationList, PinBoard } from "./panel";
@@ -69,6 +69,7 @@ function activate(
   let board: MainAreaWidget<PinBoard> | null = null;
   const keyOf = (found: Found): string => `${tracker.currentWidget?.context.path}/${found.key}`;
   const list = new ExplanationList({
+    appear: () => refresh(),
     jump(found) {
       const panel = tracker.currentWidget;
       if (!panel) return;
@@ -110,6 +111,7 @@ function activate(
   function refresh(): void {
     clearTimeout(waiting);
     waiting = setTimeout(() => {
+      if (!list.isVisible) return; // it asks again when it appears
       const panel = tracker.currentWidget;
       list.fill(panel ? panel.title.label : null, panel ? listed(panel) : []);
     }, SETTLE);
@@ -173,10 +175,14 @@ function activate(
   commands.addCommand(COMMANDS.exportHtml, {
     label: "Export Explanation as HTML",
     caption: "One file, sliders alive, that needs neither kernel nor network",
-    isEnabled: () => current() !== null,
+    isEnabled: () =>
+      explanationOfFile(shell.currentWidget) !== null ||
+      (tracker.currentWidget !== null && showsExplanation(tracker.currentWidget)),
     execute: async () => {
       const chosen = current();
       if (chosen) await exportFound(chosen.found, chosen.name);
+      else
+        await showErrorMessage("Export explanation", "It cannot be read, or is not prepared yet.");
     },
   });
   commands.addCommand(COMMANDS.openTutorial, {
