@@ -1,6 +1,6 @@
 # Each target is one entry for people, CI and pre-commit alike.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-html test check format screenshots clean
+.PHONY: help setup demo demo-html test check format screenshots paper clean
 
 PYTHON ?=
 export PYTHON
@@ -28,6 +28,9 @@ format: setup ## put code and notebooks in order
 
 screenshots: setup ## draw the README's pictures anew, into docs/
 	@RELATIF_SCREENSHOTS="$(CURDIR)/docs" .venv/bin/python -m pytest -q tests/browser -k "screenshots or axe"
+
+paper: setup ## every experiment of the paper at full size, hours, resumable; writes docs/paper.md
+	@RELATIF_SIZE=full .venv/bin/python scripts/paper.py
 
 clean: ## remove what was built, not .venv
 	rm -rf build dist relatif_widgets/static js/node_modules js/lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
