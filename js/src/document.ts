@@ -6,6 +6,9 @@ import { drawMedia, loadSheet, type Sheet } from "./view/media";
 import { questionOf, truthOf } from "./view/query";
 import { createView, type View } from "./view/view";
 
+/** Milliseconds between one part of a report and the next: the page answers to clicks meanwhile. */
+const PAUSE = 50;
+
 /** Draw a document, or say in one sentence why it cannot be drawn. Returns the clean-up. */
 export function drawDocument(root: HTMLElement, read: () => unknown): () => void {
   try {
@@ -66,11 +69,19 @@ function drawReport(root: HTMLElement, { title, explanations }: Report): () => v
       toggleAttr(entry, "aria-current", at === chosen ? "true" : null);
     }
   }
-  // On paper there is no index to click: every part is printed.
+  // On paper there is no index to click: every part is printed. Pictures take a moment to decode,
+  // too long for one drawn as printing begins, so that the others are drawn soon after the first.
   const drawAll = (): void => {
     for (const at of explanations.keys()) draw(at);
   };
   window.addEventListener("beforeprint", drawAll, { signal });
+  let waiting: ReturnType<typeof setTimeout>;
+  const drawNext = (): void => {
+    const next = [...explanations.keys()].find((at) => !views.has(at));
+    if (next === undefined) return;
+    draw(next);
+    waiting = setTimeout(drawNext, PAUSE);
+  };
   const head = el(
     "div",
     { class: "rw-root rw-report" },
@@ -83,8 +94,10 @@ function drawReport(root: HTMLElement, { title, explanations }: Report): () => v
   );
   root.replaceChildren(head, ...places);
   open(0);
+  waiting = setTimeout(drawNext, PAUSE);
   return () => {
     listening.abort();
+    clearTimeout(waiting);
     for (const view of views.values()) view.dispose();
     for (const sheet of sheets) sheet.dispose();
     root.replaceChildren();

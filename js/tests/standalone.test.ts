@@ -1,4 +1,4 @@
-import { beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test, vi } from "vitest";
 import { start } from "../src/standalone";
 import { fixture } from "./fixture";
 import { bar, dampingSlider, expectAccessible, move, one, texts } from "./page";
@@ -64,12 +64,16 @@ test("a report has an index by which each explanation opens, and axe finds nothi
     explanations: [fixture(), { ...fixture(), query: { ...fixture().query, name: "test #9" } }],
   };
   page(JSON.stringify(report));
+  vi.useFakeTimers();
   const stop = start(document);
   expect(one(root, "h1").textContent).toBe("Two queries");
   expect(texts(root, ".rw-entry-words b")).toEqual(["Why “bird”?", "Why “bird”?"]);
   expect(texts(root, ".rw-entry-words span")[1]).toBe("test #9 · true label plane, misclassified");
   const parts = root.querySelectorAll<HTMLElement>(".rw-report-part");
-  expect([...parts].map((part) => part.childElementCount)).toEqual([1, 0]); // drawn when opened
+  expect([...parts].map((part) => part.childElementCount)).toEqual([1, 0]);
+  vi.advanceTimersByTime(200); // the rest is drawn in advance, so that it can be printed
+  expect([...parts].map((part) => part.childElementCount)).toEqual([1, 1]);
+  vi.useRealTimers();
   root.querySelectorAll<HTMLElement>(".rw-entry")[1]?.click();
   expect([...parts].map((part) => part.classList.contains("rw-away"))).toEqual([true, false]);
   expect(root.querySelectorAll("[aria-current]")).toHaveLength(1);

@@ -346,10 +346,22 @@ def test_a_report_opens_with_an_index_as_a_page_as_a_file_and_in_a_notebook(
     alone, asked = opened_by_file(browser, report.to_html(tmp_path / "three.html"))
     check(alone.locator("#relatif-root"))
     assert len(asked) == 1
-    # On paper, every part.
-    alone.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
+    alone.close()
+
+    # On paper every part, its pictures too, though nothing was opened.
+    alone, _ = opened_by_file(browser, report.to_html(tmp_path / "three.html"))
+    alone.locator(".rw-report-part").nth(2).locator(".rw-card").first.wait_for(state="attached")
     alone.emulate_media(media="print")
     assert alone.locator(".rw-report-part:visible").count() == 3
+    blank = """(canvases) => canvases.filter((canvas) => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return !data.some((value) => value > 0);
+    }).length"""
+    canvases = alone.locator(".rw-report-part canvas")
+    assert canvases.count() > 5
+    alone.wait_for_function(
+        f"() => ({blank})([...document.querySelectorAll('.rw-report-part canvas')]) === 0"
+    )
     alone.close()
 
     from browser.test_documents import write
