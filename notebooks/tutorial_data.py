@@ -79,13 +79,16 @@ def mnist(*, full: bool = False) -> tuple[Pair, Pair]:
     return (images[~test], targets[~test]), (images[test], targets[test])
 
 
-def cifar10() -> tuple[Pair, Pair]:
+def cifar10(train: int | None = None, test: int | None = None) -> tuple[Pair, Pair]:
     """CIFAR-10 as ((train images, labels), (test images, labels)).
 
     Images are uint8 [n, 32, 32, 3], labels int64 [n]; from the same places as
     the full MNIST.
+
+    Args:
+        train, test: How many to read, the first ones; None for all 50,000 and 10,000.
     """
-    return _parquet("cifar10", "train"), _parquet("cifar10", "test")
+    return _parquet("cifar10", "train", train), _parquet("cifar10", "test", test)
 
 
 def names() -> tuple[list[str], list[str]]:
@@ -109,7 +112,7 @@ def _names_from_web() -> dict[str, str]:
     return {Path(name).stem: archive.read(name).decode() for name in listed if name.endswith(".txt")}
 
 
-def _parquet(name: str, split: str) -> Pair:
+def _parquet(name: str, split: str, count: int | None = None) -> Pair:
     from PIL import Image
 
     found = next(
@@ -118,7 +121,7 @@ def _parquet(name: str, split: str) -> Pair:
     if found is not None:
         import pyarrow.parquet
 
-        table = pyarrow.parquet.read_table(found)
+        table = pyarrow.parquet.read_table(found).slice(0, count)
         encoded = [row["bytes"] for row in table["image"].to_pylist()]
         images = [np.asarray(Image.open(io.BytesIO(data))) for data in encoded]
         labels = table["label"].to_numpy()
@@ -126,10 +129,11 @@ def _parquet(name: str, split: str) -> Pair:
         import datasets
 
         owner, column = {"mnist": ("ylecun", "image"), "cifar10": ("uoft-cs", "img")}[name]
-        loaded = datasets.load_dataset(f"{owner}/{name}", split=split)
+        part = split if count is None else f"{split}[:{count}]"
+        loaded = datasets.load_dataset(f"{owner}/{name}", split=part)
         images = [np.asarray(image) for image in loaded[column]]
         labels = np.asarray(loaded["label"])
-    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.array(labels, dtype=np.int64))
 
 
 def _folders() -> list[Path]:
