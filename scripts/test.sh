@@ -29,8 +29,8 @@ browser() {
 }
 
 part "front end" npm --prefix js test
-part "Python" pytest -m "not browser"
-part "notebooks" pytest --nbmake --nbmake-timeout=600 notebooks
+part "Python" pytest -m "not browser and not notebook"
+part "notebooks" pytest -m notebook -rA tests/test_binder.py
 part "browser" browser
 
 printf '\n%s' "$summary"
