@@ -149,9 +149,10 @@ def read_head(text: str | bytes) -> tuple[str, dict[str, Any]]:
         head = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"Not a complete JSON document ({error}). Was the file cut short?") from None
-    version = head.get("schema_version") if isinstance(head, dict) else None
-    if not isinstance(head, dict) or not isinstance(version, str):
+    found = head.get("schema_version") if isinstance(head, dict) else None
+    if not isinstance(head, dict) or isinstance(found, bool) or not isinstance(found, (str, int, float)):
         raise DocumentError("No schema_version: this JSON is not a relatif_widgets explanation.")
+    version = str(found)
     major, known = (text.partition(".")[0] for text in (version, SCHEMA_VERSION))
     if major != known:
         raise DocumentError(

@@ -193,3 +193,9 @@ def test_a_truncated_document_says_that_it_was_cut_short(part: float) -> None:
     text = documents.images().to_json()
     with pytest.raises(DocumentError, match="Was the file cut short"):
         Explanation.from_json(text[: int(part * len(text))])
+
+
+@pytest.mark.parametrize("version", [99, 2.0, "2.0"])
+def test_a_newer_version_is_said_however_it_is_written(version: object) -> None:
+    with pytest.raises(DocumentError, match=f"schema version {version}"):
+        Explanation.from_json(json.dumps({"schema_version": version}))

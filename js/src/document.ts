@@ -18,6 +18,15 @@ export function drawDocument(root: HTMLElement, read: () => unknown): () => void
   }
 }
 
+/** The JSON of a page or a file; throws an Error of one sentence. */
+export function readJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Error("The explanation is not complete JSON: was the file cut short?");
+  }
+}
+
 export function drawSentence(root: HTMLElement, text: string): () => void {
   const sentence = el("p", { class: "rw-alert", text, attrs: { role: "alert" } });
   root.replaceChildren(el("div", { class: "rw-root" }, sentence));
@@ -88,7 +97,7 @@ function drawReport(root: HTMLElement, { title, explanations }: Report): () => v
     title ? el("h1", { class: "rw-report-title", text: title }) : null,
     el(
       "nav",
-      { class: "rw-index", attrs: { "aria-label": "Explanations in this report" } },
+      { class: "rw-report-index", attrs: { "aria-label": "Explanations in this report" } },
       ...entries,
     ),
   );

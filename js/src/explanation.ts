@@ -133,10 +133,11 @@ export function checkVersion(value: unknown): Record<string, unknown> {
     throw new Error("This is not an explanation: expected a JSON object.");
   }
   const fields = value as Record<string, unknown>;
-  const version: unknown = fields.schema_version;
-  if (typeof version !== "string") {
+  const found: unknown = fields.schema_version;
+  if (typeof found !== "string" && typeof found !== "number") {
     throw new Error("This is not an explanation: it has no schema_version.");
   }
+  const version = `${found}`;
   if (version.split(".")[0] !== SCHEMA_MAJOR) {
     throw new Error(
       `The explanation has schema version ${version.slice(0, 20)}, but this view reads ` +

@@ -1,5 +1,5 @@
 /** Host: a page of its own, with the document inside and no kernel. */
-import { drawDocument } from "./document";
+import { drawDocument, readJson } from "./document";
 
 export function start(page: Document): (() => void) | null {
   const root = page.getElementById("relatif-root");
@@ -10,14 +10,6 @@ export function start(page: Document): (() => void) | null {
     if (!source) throw new Error("This page holds no explanation.");
     return readJson(source);
   });
-}
-
-function readJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw new Error("The explanation in this page is not complete JSON: was the file cut short?");
-  }
 }
 
 if (document.readyState === "loading") {

@@ -120,3 +120,9 @@ def test_a_file_opens_as_a_document(open_notebook: Open, jupyter: JupyterServer)
     alert = page.page.locator(".jp-Document .rw-root [role=alert]:visible").last
     alert.wait_for()
     assert alert.inner_text() == "Damaged explanation at query: it is missing."
+    half = (jupyter.root / "why.relatif.json").read_text(encoding="utf-8")
+    (jupyter.root / "half.relatif.json").write_text(half[: len(half) // 2], encoding="utf-8")
+    page.page.evaluate(
+        "() => window.jupyterapp.commands.execute('docmanager:open', {path: 'half.relatif.json'})"
+    )
+    page.page.get_by_text("The explanation is not complete JSON: was the file cut short?").wait_for()

@@ -327,7 +327,7 @@ def test_a_report_opens_with_an_index_as_a_page_as_a_file_and_in_a_notebook(
     report.save(jupyter.root / "three.relatif.json")
 
     def check(root: Locator) -> None:
-        entries = root.locator(".rw-index .rw-entry")
+        entries = root.locator(".rw-report-index .rw-entry")
         entries.first.wait_for()
         assert entries.count() == 3
         assert root.locator(".rw-report-title").inner_text() == "Three <b>queries</b>"

@@ -15,14 +15,15 @@ const extension: IRenderMime.IExtension = {
   },
   // Before text/html, the fallback of hosts that lack this extension.
   rank: 40,
-  dataType: "json",
+  // Text: a file cut short must reach our own reader, which says so in a sentence.
+  dataType: "string",
   fileTypes: [
     {
       name: FILE,
       displayName: "Explanation (RelatIF)",
       extensions: [".relatif.json"],
       mimeTypes: [MIME],
-      fileFormat: "json",
+      fileFormat: "text",
     },
   ],
   documentWidgetFactoryOptions: {

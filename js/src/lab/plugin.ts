@@ -164,10 +164,14 @@ function activate(
       let panel = tracker.currentWidget;
       if (!panel || cwd !== undefined) {
         // From the launcher, or with no notebook open: into a new one.
-        const made: unknown = await commands.execute("notebook:create-new", { cwd: cwd ?? "" });
+        const { kernelspecs } = app.serviceManager;
+        await kernelspecs.ready;
+        // With a kernel's name it does not ask which.
+        const kernelName = kernelspecs.specs?.default ?? "python3";
+        const options = { cwd: cwd ?? "", kernelName };
+        const made: unknown = await commands.execute("notebook:create-new", options);
         panel = (made as NotebookPanel | undefined) ?? tracker.currentWidget;
         await panel?.context.ready;
-        await panel?.sessionContext.ready;
       }
       if (panel) await explainModel(panel);
     },

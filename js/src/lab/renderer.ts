@@ -1,7 +1,7 @@
 /** A document drawn as JupyterLab draws outputs. */
 import type { IRenderMime } from "@jupyterlab/rendermime-interfaces";
 import { Widget } from "@lumino/widgets";
-import { drawDocument } from "../document";
+import { drawDocument, readJson } from "../document";
 import css from "../style.css";
 import { unpack } from "./packed";
 
@@ -27,7 +27,9 @@ export class DocumentWidget extends Widget {
     if (text === this.drawn) return;
     this.clear();
     this.drawn = text;
-    this.stop = drawDocument(this.node, () => unpack(data));
+    this.stop = drawDocument(this.node, () =>
+      unpack(typeof data === "string" ? readJson(data) : data),
+    );
   }
 
   clear(): void {

@@ -64,6 +64,7 @@ export function createActions(signal: AbortSignal, events: ActionEvents): Action
     draw(selection, tags, canCheck) {
       selected = selection;
       node.hidden = selection.length === 0;
+      if (node.hidden) return;
       setText(count, `${whole(selection.length)} selected`);
       count.title = selection.map((index) => `#${index}`).join(", ");
       const last = selection[selection.length - 1];
