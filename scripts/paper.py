@@ -759,17 +759,22 @@ def compose(kept: Mapping[str, Result], *, rehearsal: bool = QUICK, folder: str 
 
 
 def write() -> Path:
-    """docs/paper.md with its pictures; a rehearsal's stays in the build folder."""
+    """docs/paper.md with its pictures; a rehearsal's stays in the build folder.
+
+    Beside the pictures lie the results it was written from: a step that was not run here keeps what it says.
+    """
     kept = {name: found for name in STEPS if (found := load(name)) is not None}
     if QUICK:
         target, folder = BUILD / "paper.md", "."
     else:
         target, folder = ROOT / "docs" / "paper.md", "paper"
-        pictures = ROOT / "docs" / "paper"
-        pictures.mkdir(exist_ok=True)
+        beside = ROOT / "docs" / "paper"
+        beside.mkdir(exist_ok=True)
         for name in kept:
-            for picture in STEPS[name].figures:
-                shutil.copy(BUILD / f"{picture}.png", pictures)
+            for file in (f"{name}.json", *(f"{picture}.png" for picture in STEPS[name].figures)):
+                shutil.copy(BUILD / file, beside)
+        for file in beside.glob("*.json"):
+            kept.setdefault(file.stem, json.loads(file.read_text(encoding="utf-8")))
     target.write_text(compose(kept, folder=folder), encoding="utf-8")
     return target
 
