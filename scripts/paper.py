@@ -164,7 +164,7 @@ class Step:
     figures: Mapping[str, str] = field(default_factory=dict)
 
 
-# What several steps share: a fitted model is kept until another kind is asked for
+# What several steps share: a fitted model is kept until another is asked for, for memory's sake
 
 
 def release() -> None:
@@ -175,12 +175,13 @@ def release() -> None:
 
 @cache
 def mnist() -> paper.Setting:
-    convnet.cache_clear()
+    release()
     return paper.mnist_regression()
 
 
 @cache
 def convnet(is_reference: bool, curvature: str) -> paper.Setting:
+    release()
     checkpoint = reference("cifar_convnet.npz") if is_reference else None
     if is_reference and checkpoint is None:
         raise Absent("the independent implementation's checkpoint, cifar_convnet.npz, is not at hand")
