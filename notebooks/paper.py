@@ -187,7 +187,7 @@ def cifar_convnet(
     *,
     curvature: str | Curvature = "low_rank",
     train: int | None = pick(None, 2_000),
-    queries: int | None = pick(None, 60),
+    queries: int | None = pick(None, 100),
     epochs: int = pick(16, 8),
     seed: int = 0,
 ) -> Setting:
@@ -359,6 +359,9 @@ def first(setting: Setting, true: int, *, right: bool = True, predicted: int | N
         true: The class.
         right: Whether the model says so.
         predicted: What it says instead, where that matters; any other class if there is none such.
+
+    Returns:
+        Its row; where there is none such, that of the first of the class.
     """
     said, truth = setting.predicted(), setting.test[1]
     wanted = (truth == true) & ((said == truth) == right)

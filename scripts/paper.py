@@ -164,7 +164,7 @@ class Step:
     figures: Mapping[str, str] = field(default_factory=dict)
 
 
-# What several steps share: a fitted model is kept until another kind is asked for
+# What several steps share: a fitted model is kept until another is asked for, for memory's sake
 
 
 def release() -> None:
@@ -175,12 +175,13 @@ def release() -> None:
 
 @cache
 def mnist() -> paper.Setting:
-    convnet.cache_clear()
+    release()
     return paper.mnist_regression()
 
 
 @cache
 def convnet(is_reference: bool, curvature: str) -> paper.Setting:
+    release()
     checkpoint = reference("cifar_convnet.npz") if is_reference else None
     if is_reference and checkpoint is None:
         raise Absent("the independent implementation's checkpoint, cifar_convnet.npz, is not at hand")
@@ -624,9 +625,9 @@ STEPS: dict[str, Step] = {
         lambda result: write_figure_6({}, result),
         "The paper does not describe this network. Here: two convolutions of 4 and 8 channels with tanh and average "
         "pooling and a linear layer, on digits of 14 × 14 pixels, at a minimum of mean negative log-likelihood + "
-        "0.01/2 ‖θ‖²; each removal is trained to a minimum again, from there. Exact Hessian, damping 0.01.",
-        figure_6_checks,
-        {"figure-6b": "Figure 6 (b)"},
+        "0.01/2 ‖θ‖²; each removal is trained to a minimum again, from there. Exact Hessian, damping 0.01. "
+        "No tolerance is set: how far a removal is from an infinitesimal step depends on the network.",
+        figures={"figure-6b": "Figure 6 (b)"},
     ),
     "table1-cifar": convnet_step(
         "table1-cifar",
