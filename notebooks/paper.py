@@ -217,6 +217,7 @@ def cifar_convnet(
         curvature=curvature,
         damping=CIFAR_DAMPING,
         dampings=[CIFAR_DAMPING],
+        batch_size=pick(None, 32),  # what convolutions see is unfolded: memory goes with the batch
         class_names=cifar.CLASSES,
         render=cifar.as_picture,
         # 50,000 whole gradients take 4.8 GB; the low-rank curvature keeps coordinates alone.
