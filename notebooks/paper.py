@@ -186,9 +186,9 @@ def cifar_convnet(
     checkpoint: Path | None = None,
     *,
     curvature: str | Curvature = "low_rank",
-    train: int | None = pick(None, 2_000),
+    train: int | None = pick(None, 1_000),
     queries: int | None = pick(None, 100),
-    epochs: int = pick(16, 8),
+    epochs: int = pick(16, 10),
     seed: int = 0,
 ) -> Setting:
     """The paper's ConvNet on CIFAR-10, all 24,234 parameters, at damping 0.1.
@@ -221,7 +221,7 @@ def cifar_convnet(
         class_names=cifar.CLASSES,
         render=cifar.as_picture,
         # 50,000 whole gradients take 4.8 GB; the low-rank curvature keeps coordinates alone.
-        storage="bfloat16" if curvature in ("ekfac", "kfac") and train is None else None,
+        storage="bfloat16" if curvature in ("ekfac", "kfac") else None,
     ).fit()
     return Setting(explainer, model, (inputs, labels), (asked, truth), cifar.as_picture)
 
@@ -263,7 +263,12 @@ def digit_convnet(*, train: int = pick(1_000, 120), queries: int = pick(20, 4), 
     trained("digit-convnet", model, fit, seed, train, CONVNET_L2)
     slope = gradient_norm(model, inputs, labels, CONVNET_L2)
     explainer = Explainer(
-        model, (inputs, labels), curvature="hessian", damping=CONVNET_L2, dampings=[CONVNET_L2]
+        model,
+        (inputs, labels),
+        curvature="hessian",
+        damping=CONVNET_L2,
+        dampings=[CONVNET_L2],
+        batch_size=pick(None, 30),
     ).fit(progress=False)
     return Setting(explainer, model, (inputs, labels), (asked, truth), torch.squeeze, slope)
 

@@ -121,10 +121,15 @@ def _parquet(name: str, split: str, count: int | None = None) -> Pair:
     if found is not None:
         import pyarrow.parquet
 
-        table = pyarrow.parquet.read_table(found).slice(0, count)
-        encoded = [row["bytes"] for row in table["image"].to_pylist()]
-        images = [np.asarray(Image.open(io.BytesIO(data))) for data in encoded]
-        labels = table["label"].to_numpy()
+        images, found_labels = [], []
+        # Batch by batch, and no further than asked for: the whole table takes 200 MB.
+        for batch in pyarrow.parquet.ParquetFile(found).iter_batches(batch_size=500):
+            for row in batch.to_pylist()[: None if count is None else count - len(images)]:
+                images.append(np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))))
+                found_labels.append(row["label"])
+            if count is not None and len(images) >= count:
+                break
+        labels = np.asarray(found_labels)
     else:
         import datasets
 

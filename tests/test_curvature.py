@@ -384,13 +384,13 @@ def test_labels_do_not_depend_on_the_batch_size() -> None:
 
 def test_coverage_leaves_out_the_smallest_label_directions() -> None:
     whole = Explainer(mlp(), blobs(40), curvature=LowRank(43, "exact")).fit(progress=False)
-    most = Explainer(mlp(), blobs(40), curvature=LowRank(43, "exact", coverage=0.999)).fit(progress=False)
+    most = Explainer(mlp(), blobs(40), curvature=LowRank(43, "exact", coverage=0.6)).fit(progress=False)
     all_but_nothing = LowRank(43, "exact", coverage=1 - 1e-15)
     nearly = Explainer(mlp(), blobs(40), curvature=all_but_nothing).fit(progress=False)
     torch.testing.assert_close(matrix(nearly), matrix(whole), rtol=1e-7, atol=1e-9)
     difference = matrix(whole) - matrix(most)
     share = float(torch.trace(difference) / torch.trace(matrix(whole)))
-    assert 0 < share < 0.01
+    assert 0.01 < share <= 0.4  # each example keeps at least 60 % of its own
     assert float(torch.linalg.eigvalsh(difference).min()) > -1e-8  # what is left out was positive
 
 
