@@ -154,6 +154,8 @@ def read_head(text: str | bytes) -> tuple[str, dict[str, Any]]:
         raise DocumentError("No schema_version: this JSON is not a relatif_widgets explanation.")
     version = str(found)
     major, known = (text.partition(".")[0] for text in (version, SCHEMA_VERSION))
+    if major == known and not isinstance(found, str):
+        raise DocumentError("No schema_version: this JSON is not a relatif_widgets explanation.")
     if major != known:
         raise DocumentError(
             f"The explanation has schema version {version[:20]}; this relatif_widgets reads "
