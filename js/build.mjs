@@ -79,8 +79,9 @@ function template() {
   const script = standalone.outputFiles[0].text;
   const style = readFileSync(`${out}/widget.css`, "utf8");
   for (const part of [script, style]) {
-    if (/<\/script|<\/style|<!--|\{\{\w+\}\}/i.test(part))
-      throw new Error("It would end its element.");
+    if (/<\/script|<\/style|<!--|\{\{\w+\}\}/i.test(part)) {
+      throw new Error("The page's script or style holds what would end its own element.");
+    }
   }
   const parts = {
     script,
@@ -129,8 +130,8 @@ function labextension() {
 }
 
 const lib = readdirSync(here("lib")).map((name) => here(`lib/${name}`));
-const isLazy = (path) =>
-  statSync(path).size > 0 && readFileSync(path, "utf8").includes("<!DOCTYPE html>");
+/** The chunk with the page, which only an export loads. */
+const isLazy = (path) => readFileSync(path, "utf8").includes("<!DOCTYPE html>");
 const sizes = (paths) => paths.reduce((sum, path) => sum + statSync(path).size, 0);
 let fits = true;
 for (const [name, size, limit] of [

@@ -105,7 +105,7 @@ class Report(Saved):
         """
         text, head = read_head(text)
         if "explanations" not in head:
-            return cls([Explanation.from_json(text)])
+            return cls([read_document(Explanation._adapter(), text)])
         return read_document(_adapter(), text)
 
 

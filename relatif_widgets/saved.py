@@ -143,12 +143,30 @@ def read_head(text: str | bytes) -> tuple[str, dict[str, Any]]:
     Raises:
         DocumentError: The text is no document, or of a newer major version.
     """
-    try:
-        if isinstance(text, bytes):
+    if isinstance(text, bytes):
+        try:
             text = text.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise _incomplete(error) from None
+    head = _head(text)
+    if isinstance(head.get("packed"), str):
+        text = _unpack(head["packed"])
+        head = _head(text)
+        if "packed" in head:  # one layer, or a file could unfold for ever
+            raise DocumentError("Damaged explanation at packed: it is packed twice.")
+    if head.get("pending") is True:
+        raise DocumentError(
+            "No explanation had been prepared when this notebook was saved: run its cell again."
+        )
+    return text, head
+
+
+def _head(text: str) -> dict[str, Any]:
+    """The top level of a JSON object of a version that this release reads."""
+    try:
         head = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"Not a complete JSON document ({error}). Was the file cut short?") from None
+        raise _incomplete(error) from None
     found = head.get("schema_version") if isinstance(head, dict) else None
     if not isinstance(head, dict) or isinstance(found, bool) or not isinstance(found, (str, int, float)):
         raise DocumentError("No schema_version: this JSON is not a relatif_widgets explanation.")
@@ -161,16 +179,11 @@ def read_head(text: str | bytes) -> tuple[str, dict[str, Any]]:
             f"The explanation has schema version {version[:20]}; this relatif_widgets reads "
             f"{known}.x. Open it with the release that wrote it, or a newer one."
         )
-    if head.get("pending") is True:
-        raise DocumentError(
-            "No explanation had been prepared when this notebook was saved: run its cell again."
-        )
-    if isinstance(head.get("packed"), str):
-        inner = _unpack(head["packed"])
-        if '"packed"' not in inner[:100]:  # one layer, or a file could unfold for ever
-            return read_head(inner)
-        raise DocumentError("Damaged explanation at packed: it is packed twice.")
-    return text, head
+    return head
+
+
+def _incomplete(error: Exception) -> DocumentError:
+    return DocumentError(f"Not a complete JSON document ({error}). Was the file cut short?")
 
 
 def read_document(adapter: TypeAdapter[Document], text: str) -> Document:

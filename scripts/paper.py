@@ -40,16 +40,13 @@ import tutorial_data  # noqa: E402
 
 from relatif_widgets import evaluation  # noqa: E402
 from relatif_widgets.curvature import Curvature, LowRank  # noqa: E402
+from relatif_widgets.evaluation.rankings import SCORED  # noqa: E402
+from relatif_widgets.evaluation.removals import QUANTITIES  # noqa: E402
+from relatif_widgets.explanation import METHOD_TITLES  # noqa: E402
 
 BUILD = ROOT / "build" / ("paper-rehearsal" if QUICK else "paper")
 SEED = 0
-TITLES = {
-    "influence": "IF",
-    "theta_relative": "θ-RelatIF",
-    "loss_relative": "ℓ-RelatIF",
-    "nearest": "nearest",
-}
-SCORED = ("influence", "theta_relative", "loss_relative")
+TITLES = {**METHOD_TITLES, "nearest": "nearest"}  # as the paper calls it
 KS = (1, 5, 10, 20)
 
 Result = dict[str, Any]
@@ -97,13 +94,6 @@ INDEPENDENT_OVERLAP = {
         "theta_relative": (5.1, 3.6, 3.4, 3.5),
         "loss_relative": (5.0, 3.5, 3.3, 3.4),
     },
-}
-QUANTITIES = {
-    "test_loss": "Δℓ_test",
-    "parameters": "‖Δθ‖",
-    "train_losses": "√Σ(Δℓ_i)²",
-    "test_loss_per_parameters": "Δℓ_test/‖Δθ‖",
-    "test_loss_per_train_losses": "Δℓ_test/√Σ(Δℓ_i)²",
 }
 PAPER_REMOVALS = {
     "influence": ("0.0106 ± 0.0023", "0.039 ± 0.003", "0.879 ± 0.092", "0.311 ± 0.167", "0.016 ± 0.008"),

@@ -78,7 +78,7 @@ def test_it_is_text_in_static_html_and_in_the_page(text: str) -> None:
     shown = explanation._repr_mimebundle_()["text/html"]
     assert Markup(shown).tags <= {"div", "table", "tr", "td", "b", "bdi", "span", "img"}
     assert Markup(shown).attributes <= {"style", "role", "width", "height", "alt", "src"}
-    assert {source for source in Markup(shown).sources} <= {"data:image/png;base64", "data:image/webp;base64"}
+    assert Markup(shown).sources <= {"data:image/png;base64", "data:image/webp;base64"}
     assert len(shown) < 60_000
     for page in (explanation.to_html(), Report([explanation], text).to_html()):
         found = Markup(page)
@@ -157,9 +157,7 @@ def test_a_hand_edited_document_is_one_sentence_that_names_the_place(edit: dict[
     text = json.dumps(edited(documents.images().to_dict(), edit))
     with pytest.raises(DocumentError) as caught:
         Explanation.from_json(text)
-    assert re.fullmatch(
-        r"Damaged explanation at [\w.]+: [^\n]{1,260}\.( \(\d+ faults in all\)\.)?", str(caught.value)
-    ) or (re.fullmatch(r"Damaged explanation at [\w.]+: [^\n]{1,260}\.", str(caught.value)))
+    assert re.fullmatch(r"Damaged explanation at [\w.]+: [^\n]{1,260}\.", str(caught.value))
 
 
 def test_what_notebooks_keep_is_compressed_and_comes_back() -> None:

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
+from tutorials import run
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
-def run(name: str, expressions: dict[str, str]) -> dict[str, Any]:
+def values(name: str, expressions: dict[str, str]) -> dict[str, Any]:
     """The values that some expressions have at a notebook's end."""
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    pairs = ", ".join(f"{key!r}: {expression}" for key, expression in expressions.items())
-    notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({{{pairs}}}))"))
-    patch = pytest.MonkeyPatch()
-    with patch.context():
-        patch.setenv("RELATIF_SIZE", "small")
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (NOTEBOOKS.parent, NOTEBOOKS))))
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
-    printed = next(output.text for output in notebook.cells[-1].outputs if output.output_type == "stream")
-    values: dict[str, Any] = json.loads(printed)
-    return values
+    return run(NOTEBOOKS / f"{name}.ipynb", expressions).values
 
 
 @pytest.fixture(scope="module")
 def plane() -> dict[str, Any]:
     names = ("distinct", "shares", "kept", "answers", "by_if", "by_relatif", "pull_ratio", "arrow_ratio",
              "same_in_the_end", "OUTLIER")  # fmt: skip
-    return run("02-two-dimensions", {name: name for name in names})
+    return values("02-two-dimensions", {name: name for name in names})
 
 
 def test_in_the_plane_influence_names_a_handful_and_relatif_every_example(plane: dict[str, Any]) -> None:
@@ -74,7 +61,7 @@ def test_at_a_large_damping_both_relative_scores_name_the_same_example(plane: di
 def machine() -> dict[str, Any]:
     names = ("same_support", "deviation_plane", "deviation_digits", "deviation_features", "same_order",
              "correlation", "top")  # fmt: skip
-    return run("10-support-vectors", {name: name for name in names})
+    return values("10-support-vectors", {name: name for name in names})
 
 
 def test_only_support_vectors_have_influence(machine: dict[str, Any]) -> None:

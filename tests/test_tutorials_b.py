@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import nbformat
+import cifar
 import pytest
 import torch
-from nbclient import NotebookClient
+import tutorial_data
+from tutorials import run
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
-def values_of(name: str, expression: str, cache: Path) -> Any:
+def values_of(name: str, expression: str) -> Any:
     """What an expression is at the end of a notebook that ran at small size."""
-    notebook = nbformat.read(NOTEBOOKS / name, 4)
-    notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({expression}))"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RELATIF_SIZE", "small")
-        patch.setenv("RELATIF_CACHE", str(cache))
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
-    printed = "".join(out.text for out in notebook.cells[-1].outputs if out.get("name") == "stdout")
-    return json.loads(printed)
-
-
-def loaded(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, NOTEBOOKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return run(NOTEBOOKS / name, {"found": expression}).values["found"]
 
 
 @pytest.fixture(scope="module")
-def cifar() -> ModuleType:
-    return loaded("cifar")
-
-
-@pytest.fixture(scope="module")
-def mislabelled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def mislabelled() -> dict[str, Any]:
     found = """{
         "precision": average_precision,
         "flipped": torch.nonzero(flipped).flatten().tolist(),
@@ -55,9 +32,7 @@ def mislabelled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "same": bool((labels[~flipped] == true_labels[~flipped]).all()),
         "changed": bool((labels[flipped] != true_labels[flipped]).all()),
     }"""
-    values: dict[str, Any] = values_of(
-        "07-find-the-mislabelled.ipynb", found, tmp_path_factory.mktemp("cache")
-    )
+    values: dict[str, Any] = values_of("07-find-the-mislabelled.ipynb", found)
     return values
 
 
@@ -97,7 +72,7 @@ def test_fixing_what_was_tagged_raises_the_accuracy_and_chance_does_not(mislabel
 
 
 @pytest.mark.data
-def test_names_that_taught_a_name_in_kov_end_in_kov_by_relatif_and_not_by_if(tmp_path: Path) -> None:
+def test_names_that_taught_a_name_in_kov_end_in_kov_by_relatif_and_not_by_if() -> None:
     found = """{
         "shares": shares,
         "six": {title: [texts[train_rows[card.index]] for card in six] for title, six in cards.items()},
@@ -107,7 +82,7 @@ def test_names_that_taught_a_name_in_kov_end_in_kov_by_relatif_and_not_by_if(tmp
         "seen": QUERY in {texts[row] for row in train_rows},
         "parameters": explainer.parameter_count,
     }"""
-    values = values_of("06-names.ipynb", found, tmp_path)
+    values = values_of("06-names.ipynb", found)
     assert values["panel"] == "Russian"
     assert not values["seen"]
     assert values["parameters"] == 18 * (48 + 1)
@@ -122,7 +97,7 @@ def test_names_that_taught_a_name_in_kov_end_in_kov_by_relatif_and_not_by_if(tmp
 
 
 @pytest.mark.data
-def test_evidence_for_bird_is_birds_and_for_plane_planes(tmp_path: Path) -> None:
+def test_evidence_for_bird_is_birds_and_for_plane_planes() -> None:
     found = """{
         "truth": CLASSES[test_labels[query]],
         "top2": sorted(CLASSES[c] for c in probabilities[query].topk(2).indices.tolist()),
@@ -131,7 +106,7 @@ def test_evidence_for_bird_is_birds_and_for_plane_planes(tmp_path: Path) -> None
         "can_check": widget.can_check,
         "without": retrain([0, 1])[0].weight.shape[0],
     }"""
-    values = values_of("05-bird-or-plane.ipynb", found, tmp_path)
+    values = values_of("05-bird-or-plane.ipynb", found)
     assert values["truth"] in {"bird", "plane"}
     assert values["top2"] == ["bird", "plane"]
     assert values["opened"] == ["bird", "plane"]
@@ -143,7 +118,7 @@ def test_evidence_for_bird_is_birds_and_for_plane_planes(tmp_path: Path) -> None
     assert values["without"] == 16
 
 
-def test_the_papers_convnet_has_24234_parameters_and_one_beginning_per_seed(cifar: ModuleType) -> None:
+def test_the_papers_convnet_has_24234_parameters_and_one_beginning_per_seed() -> None:
     before = torch.random.get_rng_state()
     first, again, other = cifar.convnet(0), cifar.convnet(0), cifar.convnet(1)
     assert sum(parameter.numel() for parameter in first.parameters()) == 24_234
@@ -152,7 +127,7 @@ def test_the_papers_convnet_has_24234_parameters_and_one_beginning_per_seed(cifa
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_picture_comes_back_from_what_the_network_reads(cifar: ModuleType) -> None:
+def test_a_picture_comes_back_from_what_the_network_reads() -> None:
     images = torch.randint(0, 256, (3, 32, 32, 3), generator=torch.Generator().manual_seed(0)).byte()
     inputs = cifar.as_inputs(images)
     assert inputs.shape == (3, 3, 32, 32)
@@ -163,7 +138,7 @@ def test_a_picture_comes_back_from_what_the_network_reads(cifar: ModuleType) -> 
     assert torch.equal(back, images[1])
 
 
-def test_the_epoch_that_does_best_on_the_held_out_part_is_kept(cifar: ModuleType) -> None:
+def test_the_epoch_that_does_best_on_the_held_out_part_is_kept() -> None:
     dice = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
     inputs = torch.randn(60, 3, 32, 32, generator=dice) + labels[:, None, None, None]
@@ -176,11 +151,10 @@ def test_the_epoch_that_does_best_on_the_held_out_part_is_kept(cifar: ModuleType
 
 @pytest.mark.data
 def test_a_part_of_cifar_is_the_beginning_of_it(data_folder: Path) -> None:
-    data = loaded("tutorial_data")
-    (images, labels), (test_images, test_labels) = data.cifar10(8, 4)
+    (images, labels), (test_images, test_labels) = tutorial_data.cifar10(8, 4)
     assert images.shape == (8, 32, 32, 3)
     assert test_images.shape == (4, 32, 32, 3)
-    (more, more_labels), _ = data.cifar10(12, 1)
+    (more, more_labels), _ = tutorial_data.cifar10(12, 1)
     assert torch.equal(more[:8], images)
     assert torch.equal(more_labels[:8], labels)
     assert len(test_labels) == 4

@@ -9,33 +9,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nbformat
 import numpy as np
 import oracles
 import paper
 import pytest
 import torch
 from cases import blobs
-from nbclient import NotebookClient
 from torch import nn
+from tutorials import run
 
 from relatif_widgets import Explainer, evaluation
+from relatif_widgets.evaluation.rankings import SCORED
 
 ROOT = Path(__file__).parents[1]
-SCORED = ("influence", "theta_relative", "loss_relative")
 
 
-def values_of(name: str, expression: str, cache: Path) -> Any:
+def values_of(name: str, expression: str) -> Any:
     """What an expression is at the end of a notebook that ran at small size."""
-    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
-    notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({expression}))"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RELATIF_SIZE", "small")
-        patch.setenv("RELATIF_CACHE", str(cache))
-        folder = {"metadata": {"path": str(ROOT / "notebooks")}}
-        NotebookClient(notebook, timeout=900, resources=folder).execute()
-    printed = "".join(out.text for out in notebook.cells[-1].outputs if out.get("name") == "stdout")
-    return json.loads(printed)
+    return run(ROOT / "notebooks" / f"{name}.ipynb", {"found": expression}, timeout=900).values["found"]
 
 
 SETS = """{f"{method} {k}": [one.cardinality, one.probability, one.returned_for]
@@ -47,7 +38,7 @@ CORRELATIONS = "{name: [one.pearson, one.slope] for name, one in correlations.it
 
 
 @pytest.fixture(scope="module")
-def mnist(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def mnist() -> dict[str, Any]:
     found = f"""{{
         "slope": setting.slope,
         "accuracy": setting.accuracy,
@@ -60,7 +51,7 @@ def mnist(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "opened": widget.explanation.query.index,
         "misread": paper.first(setting, 9, right=False),
     }}"""
-    values: dict[str, Any] = values_of("03-mnist", found, tmp_path_factory.mktemp("cache"))
+    values: dict[str, Any] = values_of("03-mnist", found)
     return values
 
 
@@ -110,7 +101,7 @@ def test_the_gallery_opens_with_the_misread_nine(mnist: dict[str, Any]) -> None:
 
 
 @pytest.mark.data
-def test_the_convnets_answers_are_specific_too_and_its_neighbours_are_others(tmp_path: Path) -> None:
+def test_the_convnets_answers_are_specific_too_and_its_neighbours_are_others() -> None:
     found = f"""{{
         "parameters": explainer.parameter_count,
         "sets": {SETS},
@@ -120,7 +111,7 @@ def test_the_convnets_answers_are_specific_too_and_its_neighbours_are_others(tmp
         "slope": small.slope,
         "correlations": {CORRELATIONS},
     }}"""
-    values = values_of("04-cifar", found, tmp_path)
+    values = values_of("04-cifar", found)
     assert values["parameters"] == 24_234
     assert values["shown"] == [True, True]
     sets = values["sets"]

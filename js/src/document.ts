@@ -1,9 +1,9 @@
 /** Explanations drawn from their document alone: no kernel answers, all sliders do. */
 import type { Explanation } from "./explanation";
 import { parseDocument, type Report } from "./report";
-import { button, el, toggleAttr } from "./view/dom";
-import { drawMedia, loadSheet, type Sheet } from "./view/media";
-import { questionOf, truthOf } from "./view/query";
+import { el, toggleAttr } from "./view/dom";
+import { createEntry } from "./view/entry";
+import { loadSheet, type Sheet } from "./view/media";
 import { createView, type View } from "./view/view";
 
 /** Milliseconds between one part of a report and the next: the page answers to clicks meanwhile. */
@@ -27,7 +27,7 @@ export function readJson(text: string): unknown {
   }
 }
 
-export function drawSentence(root: HTMLElement, text: string): () => void {
+function drawSentence(root: HTMLElement, text: string): () => void {
   const sentence = el("p", { class: "rw-alert", text, attrs: { role: "alert" } });
   root.replaceChildren(el("div", { class: "rw-root" }, sentence));
   return () => root.replaceChildren();
@@ -49,20 +49,7 @@ function drawReport(root: HTMLElement, { title, explanations }: Report): () => v
   const entries = explanations.map((one, at) => {
     const sheet = loadSheet(one.sprite);
     sheets.push(sheet);
-    const entry = button(
-      { class: "rw-entry" },
-      el(
-        "span",
-        { class: "rw-entry-picture", attrs: { "aria-hidden": "true" } },
-        drawMedia(one.query.media, sheet, "", { rows: 2 }),
-      ),
-      el(
-        "span",
-        { class: "rw-entry-words" },
-        el("b", { text: questionOf(one) }),
-        el("span", { text: [one.query.name, truthOf(one)].filter(Boolean).join(" · ") }),
-      ),
-    );
+    const entry = createEntry(one, sheet);
     entry.addEventListener("click", () => open(at), { signal });
     return entry;
   });

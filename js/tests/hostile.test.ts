@@ -46,7 +46,6 @@ function tags(): string[] {
 
 describe.each(HOSTILE)("%s", (_, text) => {
   test("is text in the view", () => {
-    drawDocument(root, () => everyField("calm"))();
     const stop = drawDocument(root, () => everyField(text));
     expect(texts(root, ".rw-panel-name")).toEqual([`${text}0`, `${text}1`]);
     expect(one(root, ".rw-text").textContent).toBe(text);

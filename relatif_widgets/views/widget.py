@@ -327,8 +327,7 @@ class ExplanationWidget(anywidget.AnyWidget):
                 found = queries.explain(row, damping=self.damping)
                 self._prepared.keep(row, found)
             assert found is not None
-            kept = [label for label in self._prepared.labels(row) if label in found.labels]
-            shown.append(self._at_settings(found.with_panels(kept) if kept else found))
+            shown.append(self._on_display(found, self._prepared.labels(row)))
         return Report(shown, title)
 
     def cancel(self) -> None:
@@ -373,7 +372,7 @@ class ExplanationWidget(anywidget.AnyWidget):
             # Something to draw in this place once the notebook is saved: the extension writes it there.
             data[MIME_TYPE] = {"schema_version": SCHEMA_VERSION, "pending": True}
         else:
-            data.update(self._at_settings(self._with_labels(shown))._repr_mimebundle_())
+            data.update(self._on_display(shown, self.labels)._repr_mimebundle_())
         return data, metadata
 
     def __repr__(self) -> str:
@@ -474,10 +473,10 @@ class ExplanationWidget(anywidget.AnyWidget):
         chosen = dict.fromkeys([self.method, *self.compare])
         return [method for method in METHODS if method in chosen]
 
-    def _with_labels(self, shown: Explanation) -> Explanation:
-        """Only the panels on display, as far as they are prepared."""
-        kept = [label for label in self.labels if label in shown.labels]
-        return shown.with_panels(kept) if kept else shown
+    def _on_display(self, found: Explanation, labels: Sequence[str]) -> Explanation:
+        """Only these labels' panels, as far as they are prepared, with the controls where they stand."""
+        kept = [label for label in labels if label in found.labels]
+        return self._at_settings(found.with_panels(kept) if kept else found)
 
     def _at_settings(self, shown: Explanation) -> Explanation:
         # Under the identity the one stop stands for every damping.
@@ -699,7 +698,10 @@ class ExplanationWidget(anywidget.AnyWidget):
             shown = self._explanation
             if shown is None:
                 return
-            still = self._at_settings(self._with_labels(shown))._repr_mimebundle_()
+            settled = self._on_display(shown, self.labels)
+        still = settled._repr_mimebundle_(
+            include={"text/html", "text/plain"}
+        )  # the document is there already
         self.send({"kind": "still", "html": still["text/html"], "text": still["text/plain"]})
 
     def _send_check(self, request: dict[str, Any]) -> None:

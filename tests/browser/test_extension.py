@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 from browser.gallery import Gallery
 from browser.harness import Host, JupyterServer, NotebookPage
-from browser.test_documents import expected, shown
+from browser.test_documents import expected, shown, write
 from playwright.sync_api import Browser, Locator, Page
 
 from relatif_widgets import Explanation, Report
@@ -33,6 +33,7 @@ test_set = (torch.rand(40, 1, 8, 8), torch.arange(40) % 4)
 train_set = (inputs, targets)
 explainer = Explainer(model, train_set, class_names=["ant", "bee", "cat", "dog"]).fit(progress=False)
 """
+WIDGET = "widget = ExplanationWidget(explainer, test_set)\nwidget"
 
 
 def command(page: NotebookPage, name: str, **args: Any) -> None:
@@ -47,7 +48,7 @@ def saved(jupyter: JupyterServer, path: str) -> dict[str, Any]:
     return dict(outputs[-1]["data"])
 
 
-def alive(page: NotebookPage, jupyter: JupyterServer, path: str) -> Gallery:
+def alive(page: NotebookPage) -> Gallery:
     page.run_all()
     gallery = Gallery(page)
     gallery.expect_query(0)
@@ -57,11 +58,9 @@ def alive(page: NotebookPage, jupyter: JupyterServer, path: str) -> Gallery:
 def test_a_live_widget_is_there_when_the_notebook_is_opened_again_without_its_kernel(
     open_notebook: Open, jupyter: JupyterServer, host: Host
 ) -> None:
-    path = jupyter.write_notebook(
-        f"alive-{host}.ipynb", [MODEL, "widget = ExplanationWidget(explainer, test_set)\nwidget"]
-    )
+    path = jupyter.write_notebook(f"alive-{host}.ipynb", [MODEL, WIDGET])
     page = open_notebook(path, host=host)
-    gallery = alive(page, jupyter, path)
+    gallery = alive(page)
     assert gallery.root.count() == 1  # the live widget, and not the document beside it
     gallery.root.locator(".rw-thumb").nth(3).click()
     gallery.expect_query(3)
@@ -95,11 +94,9 @@ def test_a_live_widget_is_there_when_the_notebook_is_opened_again_without_its_ke
 
 
 def test_a_copy_that_is_not_trusted_shows_the_document(open_notebook: Open, jupyter: JupyterServer) -> None:
-    path = jupyter.write_notebook(
-        "mailed.ipynb", [MODEL, "widget = ExplanationWidget(explainer, test_set)\nwidget"]
-    )
+    path = jupyter.write_notebook("mailed.ipynb", [MODEL, WIDGET])
     page = open_notebook(path)
-    alive(page, jupyter, path)
+    alive(page)
     page.page.wait_for_timeout(300)
     page.save()
     document = Explanation.from_json(json.dumps(saved(jupyter, path)[MIME]))
@@ -118,11 +115,9 @@ def test_a_copy_that_is_not_trusted_shows_the_document(open_notebook: Open, jupy
 def test_after_a_reload_with_its_kernel_the_live_widget_is_back(
     open_notebook: Open, jupyter: JupyterServer, host: Host
 ) -> None:
-    path = jupyter.write_notebook(
-        f"back-{host}.ipynb", [MODEL, "widget = ExplanationWidget(explainer, test_set)\nwidget"]
-    )
+    path = jupyter.write_notebook(f"back-{host}.ipynb", [MODEL, WIDGET])
     page = open_notebook(path, host=host)
-    gallery = alive(page, jupyter, path)
+    gallery = alive(page)
     page.page.wait_for_timeout(300)
     page.save()
     page.reload()
@@ -146,8 +141,6 @@ def test_a_notebook_saved_before_anything_was_prepared_says_so(
         },
         MIME: {"schema_version": "1.1", "pending": True},
     }
-    from browser.test_documents import write
-
     page = open_notebook(write(jupyter, "pending.ipynb", bundle))
     alert = page.locator(".rw-root").get_by_role("alert")
     alert.wait_for()
@@ -172,18 +165,12 @@ def test_new_widgets_follow_the_settings_and_the_notebook_wins(
         "settings.ipynb",
         [
             MODEL,
-            "widget = ExplanationWidget(explainer, test_set)\nwidget",
+            WIDGET,
             "given = ExplanationWidget(explainer, test_set, method='nearest', k=7)\ngiven",
         ],
     )
     page = open_notebook(path)
     setting = {"method": "influence", "k": 3, "damping": 0.01}
-    page.page.evaluate(
-        """(values) => Promise.all(Object.entries(values).map(([key, value]) =>
-            window.jupyterapp.serviceManager.settings.fetch("relatif-widgets:plugin")
-                .then(() => window.jupyterapp.commands.execute("settingeditor:open")).catch(() => undefined)))""",
-        {},
-    )
     page.page.evaluate(
         """async (values) => {
             const { settings } = window.jupyterapp.serviceManager;
@@ -290,7 +277,7 @@ def test_an_explanation_is_exported_as_a_page_that_asks_for_nothing(
         [MODEL, "widget = ExplanationWidget(explainer, test_set, labels=['ant', 'cat'])\nwidget"],
     )
     page = open_notebook(path)
-    alive(page, jupyter, path)
+    alive(page)
     document = Explanation.from_json(page.evaluate_in_kernel("widget.explanation.to_json()"))
     written = export(page, tmp_path)
     assert written.name == "exported-test-0.html"
@@ -364,8 +351,6 @@ def test_a_report_opens_with_an_index_as_a_page_as_a_file_and_in_a_notebook(
     )
     alone.close()
 
-    from browser.test_documents import write
-
     page = open_notebook(write(jupyter, "reported.ipynb", report._repr_mimebundle_()))
     check(page.locator(".rw-document"))
     page.page.evaluate(
@@ -385,13 +370,13 @@ def test_the_side_panel_lists_jumps_and_pins_two_beside_each_other(
         [
             MODEL,
             "\n".join(f"print({at})" for at in range(60)),
-            "widget = ExplanationWidget(explainer, test_set)\nwidget",
+            WIDGET,
             "explainer.explain(test_set[0][5], labels=['ant', 'dog'], name='my own query')",
             "explainer.explain(test_set[0][6], labels='bee', name='a third')",
         ],
     )
     page = open_notebook(path)
-    alive(page, jupyter, path)
+    alive(page)
     page.page.evaluate("() => window.jupyterapp.shell.activateById('relatif-explanations')")
     panel = page.page.locator("#relatif-explanations")
     entries = panel.locator(".rw-entry")

@@ -1,5 +1,5 @@
 /** The explanations of a notebook or a file, wherever they are. */
-import type { ICodeCellModel } from "@jupyterlab/cells";
+import type { Cell, ICodeCellModel } from "@jupyterlab/cells";
 import type { DocumentWidget, IDocumentWidget } from "@jupyterlab/docregistry";
 import type { NotebookPanel } from "@jupyterlab/notebook";
 import type { Widget } from "@lumino/widgets";
@@ -19,30 +19,28 @@ export interface Found extends Read {
 export function explanationsOf(panel: NotebookPanel, live: ReadonlySet<LiveOutput>): Found[] {
   const found: Found[] = [];
   panel.content.widgets.forEach((cell, at) => {
-    const outputs = cell.model.type === "code" ? cell.model.toJSON().outputs : [];
-    if (!Array.isArray(outputs)) return;
-    const drawn = [...live].filter((one) => cell.node.contains(one.node));
-    let seen = 0;
-    outputs.forEach((output, place) => {
-      const bundle = (output as { data?: Record<string, unknown> }).data;
-      if (!bundle || !(MIME in bundle)) return;
-      const shown = drawn.sort(byPlace)[seen++];
-      const read = readDocument(shown?.shown() ?? bundle[MIME]);
+    const outputs = [...outputsOf(cell)];
+    if (outputs.length === 0) return;
+    const drawn = [...live].filter((one) => cell.node.contains(one.node)).sort(byPlace);
+    outputs.forEach(([place, data], seen) => {
+      const read = readDocument(drawn[seen]?.shown() ?? data);
       if (read) found.push({ key: `${cell.model.id}/${place}`, ...read, cell: at });
     });
   });
   return found;
 }
 
-/** Whether a notebook has an output of ours; cheap, as menus ask often. */
-export function showsExplanation(panel: NotebookPanel): boolean {
-  return panel.content.widgets.some((cell) => {
-    const { outputs } = cell.model as Partial<ICodeCellModel>;
-    for (let at = 0; at < (outputs?.length ?? 0); at++) {
-      if (MIME in (outputs?.get(at).data ?? {})) return true;
-    }
-    return false;
-  });
+/** Whether a notebook has an output of ours; nothing is read, as menus ask often. */
+export const showsExplanation = (panel: NotebookPanel): boolean =>
+  panel.content.widgets.some((cell) => !outputsOf(cell).next().done);
+
+/** The outputs of a cell that hold our MIME type: their place among all, and what they hold. */
+function* outputsOf(cell: Cell): Generator<[number, unknown]> {
+  const { outputs } = cell.model as Partial<ICodeCellModel>;
+  for (let at = 0; at < (outputs?.length ?? 0); at++) {
+    const data = outputs?.get(at).data ?? {};
+    if (MIME in data) yield [at, data[MIME]];
+  }
 }
 
 /** What a `*.relatif.json` that is open holds, or null. */

@@ -1,8 +1,8 @@
 /** The side panel that lists a notebook's explanations, and the view that puts two beside each other. */
 import { Widget } from "@lumino/widgets";
 import { arrange, button, el, signButton, toggleAttr } from "../view/dom";
-import { drawMedia, loadSheet, type Sheet } from "../view/media";
-import { questionOf, truthOf } from "../view/query";
+import { createEntry } from "../view/entry";
+import { loadSheet, type Sheet } from "../view/media";
 import type { Found } from "./found";
 import { DocumentWidget } from "./renderer";
 
@@ -46,27 +46,15 @@ export class ExplanationList extends Widget {
 
   private entry(found: Found): HTMLElement {
     const { actions } = this;
-    const [first] = found.report.explanations;
-    const count = found.report.explanations.length;
-    const words = first ? questionOf(first) : "";
-    const facts = first ? [first.query.name, truthOf(first)].filter(Boolean).join(" · ") : "";
-    const title = count > 1 ? found.report.title || `${count} explanations` : words;
-    const jump = button(
-      { class: "rw-entry", title: `Go to cell ${found.cell + 1}` },
-      el("span", { class: "rw-entry-picture", attrs: { "aria-hidden": "true" } }),
-      el(
-        "span",
-        { class: "rw-entry-words" },
-        el("b", { text: title }),
-        el("span", { text: facts }),
-        el("span", { text: `cell ${found.cell + 1}` }),
-      ),
-    );
-    if (first) {
-      const sheet = loadSheet(first.sprite);
-      this.sheets.push(sheet);
-      jump.firstElementChild?.append(drawMedia(first.query.media, sheet, "", { rows: 2 }));
-    }
+    const { title, explanations } = found.report;
+    const [first] = explanations;
+    if (!first) return el("li");
+    const sheet = loadSheet(first.sprite);
+    this.sheets.push(sheet);
+    const count = explanations.length;
+    const named = count > 1 ? { title: title || `${count} explanations` } : {};
+    const jump = createEntry(first, sheet, { ...named, more: [`cell ${found.cell + 1}`] });
+    jump.title = `Go to cell ${found.cell + 1}`;
     const pinned = actions.isPinned(found);
     const pin = button({ class: "rw-action", text: pinned ? "Unpin" : "Pin" });
     pin.title = pinned ? "Take it out of the comparison" : "Put it beside another one";
