@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 python="${PYTHON:-.venv/bin/python}"
 "$python" -c 'import nbclient, yaml' 2>/dev/null || die "Run make setup first, or say which Python: PYTHON=..."
 
-"$python" -m pytest -q -m "not notebook" tests/test_binder.py
+"$python" -m pytest -q tests/test_binder.py
 "$python" tests/tutorials.py notebooks/*.ipynb
 [ "$#" -gt 0 ] || exit 0
 

@@ -30,7 +30,7 @@ browser() {
 
 part "front end" npm --prefix js test
 part "Python" pytest -m "not browser and not notebook"
-part "notebooks" pytest -m notebook -rA tests/test_binder.py
+part "notebooks" pytest -m notebook -rA tests/test_notebooks.py
 part "browser" browser
 
 printf '\n%s' "$summary"

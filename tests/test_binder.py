@@ -213,20 +213,3 @@ def test_a_tutorial_that_hangs_is_ended_with_its_kernel(tmp_path: Path) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         kernel = psutil.Process(int((tmp_path / "pid").read_text()))
         assert kernel.status() == psutil.STATUS_ZOMBIE  # ended, and its parent too, which would have asked
-
-
-def marked(path: Path) -> Any:
-    """Tutorials on data that do not come with a package wait for those, as tests do."""
-    code = "\n".join(
-        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
-    )
-    fetches = re.search(r"\b(cifar10|names)\(|\bmnist\(full=True", code)
-    return pytest.param(path, id=path.stem, marks=[pytest.mark.data] if fetches else [])
-
-
-@pytest.mark.notebook
-@pytest.mark.parametrize("path", [marked(path) for path in NOTEBOOKS])
-def test_a_tutorial_runs_to_its_end_in_the_memory_that_binder_leaves_it(path: Path) -> None:
-    ran = run(path)
-    print(f"{path.stem}: {ran.peak:.0f} MB, {ran.seconds:.0f} s")
-    assert not over(path, ran), over(path, ran)

@@ -125,7 +125,7 @@ def _execute(place: Path) -> None:
     pairs = ", ".join(f"{name!r}: {expression}" for name, expression in job["expressions"].items())
     last = (
         f"{PEAK}\nimport json, pathlib\n"
-        f'result = {{"values": {{{pairs}}}, "peak": peak_memory()}}\n'
+        f'result = {{"peak": peak_memory(), "values": {{{pairs}}}}}\n'
         f"_ = pathlib.Path({str(place / 'result.json')!r}).write_text(json.dumps(result))"
     )
     notebook.cells.append(nbformat.v4.new_code_cell(last))

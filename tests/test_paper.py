@@ -1,4 +1,4 @@
-"""The tutorials on the paper at small size, and the script that sets the paper's numbers beside ours."""
+"""notebooks/paper.py, and scripts/paper.py, which sets the paper's numbers beside ours."""
 
 from __future__ import annotations
 
@@ -16,113 +16,11 @@ import pytest
 import torch
 from cases import blobs
 from torch import nn
-from tutorials import run
 
 from relatif_widgets import Explainer, evaluation
 from relatif_widgets.evaluation.rankings import SCORED
 
 ROOT = Path(__file__).parents[1]
-
-
-def values_of(name: str, expression: str) -> Any:
-    """What an expression is at the end of a notebook that ran at small size."""
-    return run(ROOT / "notebooks" / f"{name}.ipynb", {"found": expression}, timeout=900).values["found"]
-
-
-SETS = """{f"{method} {k}": [one.cardinality, one.probability, one.returned_for]
-    for (method, k), one in specificity.sets.items()}"""
-CORRELATIONS = "{name: [one.pearson, one.slope] for name, one in correlations.items()}"
-
-
-# The notebooks
-
-
-@pytest.fixture(scope="module")
-def mnist() -> dict[str, Any]:
-    found = f"""{{
-        "slope": setting.slope,
-        "accuracy": setting.accuracy,
-        "sets": {SETS},
-        "overlap": {{method: list(ranked.overlap().percent(method)) for method in
-            ("influence", "theta_relative", "loss_relative")}},
-        "means": {{method: {{name: float(effects.summary().loc[method, (name, "mean")]) for name in
-            ("test_loss", "parameters", "train_losses", "test_loss_per_parameters")}} for method in effects.chosen}},
-        "correlations": {CORRELATIONS},
-        "opened": widget.explanation.query.index,
-        "misread": paper.first(setting, 9, right=False),
-    }}"""
-    values: dict[str, Any] = values_of("03-mnist", found)
-    return values
-
-
-def test_the_regression_is_at_its_optimum(mnist: dict[str, Any]) -> None:
-    assert mnist["slope"] < 1e-8
-    assert mnist["accuracy"] > 0.88
-
-
-def test_relatif_has_several_times_as_many_answers_as_influence_and_typical_ones(
-    mnist: dict[str, Any],
-) -> None:
-    sets = mnist["sets"]
-    for method in SCORED[1:]:
-        assert sets[f"{method} 1"][0] > 1.8 * sets["influence 1"][0]
-        assert sets[f"{method} 5"][0] > 2.5 * sets["influence 5"][0]
-        assert sets[f"{method} 1"][1] > sets["influence 1"][1] + 0.4  # mean probability
-        assert sets[f"{method} 1"][2] < sets["influence 1"][2]  # for how many the commonest is returned
-
-
-def test_relatif_is_nearer_than_influence_and_no_nearest_neighbour(mnist: dict[str, Any]) -> None:
-    overlap = mnist["overlap"]
-    for method in SCORED[1:]:
-        assert all(
-            3 * few < many < 75 for few, many in zip(overlap["influence"], overlap[method], strict=True)
-        )
-
-
-def test_influences_first_answer_moves_the_whole_model(mnist: dict[str, Any]) -> None:
-    means = mnist["means"]
-    for method in SCORED[1:]:
-        for name in ("parameters", "train_losses"):
-            assert means["influence"][name] > 3 * means[method][name]
-        assert means["influence"]["test_loss"] >= means[method]["test_loss"]
-        assert means[method]["test_loss_per_parameters"] > means["influence"]["test_loss_per_parameters"]
-
-
-def test_the_exact_curvature_foretells_removals_and_plain_gradients_do_not(mnist: dict[str, Any]) -> None:
-    found = mnist["correlations"]
-    assert found["exact"][0] > 0.99
-    assert found["exact"][1] == pytest.approx(1, abs=0.25)
-    assert found["LiSSA"][0] > 0.97
-    assert found["gradient"][0] < found["LiSSA"][0]
-
-
-def test_the_gallery_opens_with_the_misread_nine(mnist: dict[str, Any]) -> None:
-    assert mnist["opened"] == mnist["misread"]
-
-
-@pytest.mark.data
-def test_the_convnets_answers_are_specific_too_and_its_neighbours_are_others() -> None:
-    found = f"""{{
-        "parameters": explainer.parameter_count,
-        "sets": {SETS},
-        "overlap": list(ranked.overlap().percent("loss_relative")),
-        "shown": [paper.explain(setting, query).panels[0].name == CLASSES[setting.predicted()[query]]
-            for query in (dog, truck)],
-        "slope": small.slope,
-        "correlations": {CORRELATIONS},
-    }}"""
-    values = values_of("04-cifar", found)
-    assert values["parameters"] == 24_234
-    assert values["shown"] == [True, True]
-    sets = values["sets"]
-    for method in SCORED[1:]:
-        assert sets[f"{method} 5"][0] > 1.2 * sets["influence 5"][0]
-        assert sets[f"{method} 5"][1] > sets["influence 5"][1] + 0.1
-    assert max(values["overlap"]) < 25
-    assert values["slope"] < 1e-8
-    # One of 120 is no infinitesimal step of a network: 0.90, and changes about twice as large as predicted.
-    assert values["correlations"]["exact"][0] > 0.8
-    assert 1 < values["correlations"]["exact"][1] < 3
 
 
 # notebooks/paper.py
