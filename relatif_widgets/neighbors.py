@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -29,7 +29,7 @@ class Features:
 
     def of(self, inputs: Any) -> Float[Tensor, "batch feature"]:
         """The features of a batch of inputs; the model is in evaluation mode."""
-        return last_inputs(self.objective, inputs)[1]
+        return run_last(self.objective, inputs).inputs
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,25 @@ def find_features(objective: Objective, inputs: Any) -> Features:
     Raises:
         ModelError: No Linear or convolution gives the model's output, or it sees no row per example.
     """
-    name, _ = last_inputs(objective, inputs)
-    return Features(objective, name)
+    return Features(objective, run_last(objective, inputs).layer)
 
 
-def last_inputs(objective: Objective, inputs: Any) -> tuple[str, Float[Tensor, "batch feature"]]:
-    """The last Linear or convolution that runs on a batch, and what goes into it.
+class Last(NamedTuple):
+    """A model's last layer while it ran.
+
+    Attributes:
+        layer: Its name.
+        inputs: What went into it, flattened to rows.
+        outputs: What the model gave in the end.
+    """
+
+    layer: str
+    inputs: Float[Tensor, "batch feature"]
+    outputs: Float[Tensor, "batch output"]
+
+
+def run_last(objective: Objective, inputs: Any) -> Last:
+    """Run a model, and look at the last Linear or convolution that a batch goes through.
 
     Raises:
         ModelError: There is none, or what goes in is not one row per example.
@@ -96,7 +109,7 @@ def last_inputs(objective: Objective, inputs: Any) -> tuple[str, Float[Tensor, "
             if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
                 handles.append(module.register_forward_pre_hook(note(name), with_kwargs=True))
         with torch.no_grad():
-            objective.outputs(objective.parameters, inputs)
+            outputs = objective.outputs(objective.parameters, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -111,7 +124,7 @@ def last_inputs(objective: Objective, inputs: Any) -> tuple[str, Float[Tensor, "
             f'space="features" compares what the last layer, {name!r}, sees; that has {len(value)} rows for '
             f'{batch_length(inputs)} examples. Use space="inputs".'
         )
-    return name, value.detach().flatten(1)
+    return Last(name, value.detach().flatten(1), outputs)
 
 
 def flatten_inputs(inputs: Any) -> Float[Tensor, "batch feature"]:

@@ -32,9 +32,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .curvature import Eigenbasis
-from .data import batch_length, map_tensors
+from .data import as_source, batch_length, map_tensors
 from .errors import ChoiceError, ModelError
 from .gradients import GradientBatch, Plan
+from .neighbors import Last, run_last
 from .objective import Objective, make_objective
 from .scoring import Progress, Scorer
 from .task import Task
@@ -46,6 +47,12 @@ Retrain = Callable[[list[int]], nn.Module]
 
 MEMORY = 10
 """Steps whose change of the gradient the inverse curvature learns from."""
+
+STEPS = 100
+"""Of a refit at most: passes over the kept examples."""
+
+STORED_BYTES = 512 << 20
+"""That the inputs of a last layer may take while it is refitted."""
 
 NOISE = 64
 """Rounding of a sum of gradients, in units of the machine's precision and of the batches' own sums."""
@@ -185,7 +192,7 @@ def refit(
     damping: float,
     *,
     tolerance: float = 1e-8,
-    steps: int = 100,
+    steps: int = STEPS,
     progress: Progress = lambda fraction: None,
 ) -> Refit:
     """Minimise F by quasi-Newton steps that start from the fitted (C+λI)⁻¹.
@@ -210,7 +217,7 @@ def refit(
     """
     check_inverse(basis, damping)
     wide = _in_float64(task)
-    problem = _Problem(wide, removed, damping)
+    problem = _Problem(_narrowed(wide), removed, damping)
     objective = wide.objective
     eps = torch.finfo(objective.dtype).eps
     slack, rounding = NOISE * eps * problem.size, NOISE * eps * problem.noise
@@ -425,16 +432,21 @@ def removals(
     """
     task, basis = scorer.task, scorer.index.basis
     wide = _in_float64(task)
+    narrow = wide if retrain else _narrowed(wide)
     dtype = wide.objective.dtype
-    train_before, queries_before = _all_losses(wide, wide.objective, queries)
+    train_before = _train_losses(narrow, narrow.objective)
+    queries_before = _query_losses(wide, wide.objective, queries)
     for row in rows:
         if retrain is None:
             again = refit(task, basis, [row], damping, tolerance=tolerance).objective
+            same = dict(zip(narrow.objective.parameters, again.parameters.values(), strict=True))
+            there = replace(narrow.objective, parameters=same)
         else:
-            again = _as(_objective_of(task, retrain([row])), dtype)
+            there = again = _as(_objective_of(task, retrain([row])), dtype)
         try:
             moved = _distance(wide.objective, again)
-            train_after, queries_after = _all_losses(wide, again, queries)
+            train_after = _train_losses(narrow, there)
+            queries_after = _query_losses(wide, again, queries)
         except REFUSALS as error:
             raise ModelError(
                 f"The model retrained without training example {row} does not compare with the attached one: {error}"
@@ -447,28 +459,35 @@ def removals(
         )
 
 
-def _all_losses(
-    task: Task, objective: Objective, queries: Sequence[GradientBatch]
-) -> tuple[Float[Tensor, "train"], Float[Tensor, "query"]]:
-    """ℓ of every training example and of every query under an objective, float64."""
+def _train_losses(task: Task, objective: Objective) -> Float[Tensor, "train"]:
+    """ℓ of every training example under an objective, float64."""
     there = replace(task, objective=objective)
-    dtype = objective.dtype
-
-    def losses(batch: GradientBatch) -> Tensor:
-        inputs = map_tensors(lambda x: _cast(x, dtype), batch.inputs)
-        outputs = _outputs(objective, objective.parameters, inputs, task.plan)
-        if outputs.shape[1:] != (task.outputs,):
-            raise ModelError(
-                f"it returned shape {list(outputs.shape)}; expected {[len(batch.targets), task.outputs]}."
-            )
-        found = objective.loss.per_example(outputs, _cast(batch.targets, dtype)).double()
-        if not bool(found.isfinite().all()):
-            raise ModelError("its losses are NaN or infinite. Did its training diverge?")
-        return found
-
     with there.evaluating(), torch.no_grad():
-        train = [losses(batch) for batch in there.batches(there.source, there.forward_chunk())]
-        return torch.cat(train), torch.cat([losses(batch) for batch in queries])
+        batches = there.batches(there.source, there.forward_chunk())
+        return torch.cat([_batch_losses(there, batch) for batch in batches])
+
+
+def _query_losses(
+    task: Task, objective: Objective, queries: Sequence[GradientBatch]
+) -> Float[Tensor, "query"]:
+    """ℓ of every query under an objective, float64."""
+    there = replace(task, objective=objective)
+    with there.evaluating(), torch.no_grad():
+        return torch.cat([_batch_losses(there, batch) for batch in queries])
+
+
+def _batch_losses(task: Task, batch: GradientBatch) -> Float[Tensor, "batch"]:
+    objective = task.objective
+    inputs = map_tensors(lambda x: _cast(x, objective.dtype), batch.inputs)
+    outputs = _outputs(objective, objective.parameters, inputs, task.plan)
+    if outputs.shape[1:] != (task.outputs,):
+        raise ModelError(
+            f"it returned shape {list(outputs.shape)}; expected {[len(batch.targets), task.outputs]}."
+        )
+    found = objective.loss.per_example(outputs, _cast(batch.targets, objective.dtype)).double()
+    if not bool(found.isfinite().all()):
+        raise ModelError("its losses are NaN or infinite. Did its training diverge?")
+    return found
 
 
 def _distance(before: Objective, after: Objective) -> float:
@@ -566,6 +585,12 @@ def _moved(objective: Objective, shift: Float[Tensor, "param"]) -> dict[str, Ten
 
 def _in_float64(task: Task) -> Task:
     """The task in float64 where its model computes in that, else as it is."""
+    if "float64" not in task.derived:
+        task.derived["float64"] = _widened(task)
+    return task.derived["float64"]
+
+
+def _widened(task: Task) -> Task:
     if task.objective.dtype == torch.float64:
         return task
     wide = replace(task, objective=_as(task.objective, torch.float64))
@@ -577,6 +602,84 @@ def _in_float64(task: Task) -> Task:
     except REFUSALS:
         return task
     return wide if outputs.dtype == torch.float64 else task
+
+
+def _narrowed(task: Task) -> Task:
+    """The last layer alone on what it sees of the training set, where no other parameters were chosen.
+
+    Losses and gradients are the same, and the network before that layer runs once instead of in
+    every step. Any other task comes back as it is.
+    """
+    if "last layer" not in task.derived:
+        task.derived["last layer"] = _cut(task)
+    return task.derived["last layer"]
+
+
+def _cut(task: Task) -> Task:
+    if task.plan.apart:
+        return task
+    alone: Objective | None = None
+    seen, targets = [], []
+    with task.evaluating(), torch.no_grad():
+        for batch in task.batches(task.source, task.forward_chunk()):
+            try:
+                last = run_last(task.objective, batch.inputs)
+            except ModelError:
+                return task
+            if alone is None:
+                alone = _alone(task.objective, last.layer)
+                size = task.source.length * last.inputs.shape[1] * last.inputs.element_size()
+                if (
+                    alone is None
+                    or size > STORED_BYTES
+                    or not _move_alike(task.objective, alone, batch.inputs, last)
+                ):
+                    return task
+            if not _alike(alone.outputs(alone.parameters, last.inputs), last.outputs):
+                return task
+            seen.append(last.inputs)
+            targets.append(batch.targets)
+    assert alone is not None
+    source = as_source((torch.cat(seen), torch.cat(targets)), task.source.name)
+    return replace(task, objective=alone, source=source, plan=Plan())
+
+
+def _alone(objective: Objective, name: str) -> Objective | None:
+    """A Linear layer as a model of its own, where the chosen parameters are its."""
+    layer = objective.model.get_submodule(name)
+    prefix = f"{name}." if name else ""
+    own = {f"{prefix}{part}": part for part, _ in layer.named_parameters()}
+    if (
+        type(layer) is not nn.Linear
+        or not objective.parameters.keys() <= own.keys() <= _values(objective).keys()
+    ):
+        return None
+    return Objective(
+        model=nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta"),
+        loss=objective.loss,
+        parameters={own[name]: value for name, value in objective.parameters.items()},
+        frozen={part: objective.frozen[name] for name, part in own.items() if name in objective.frozen},
+    )
+
+
+def _move_alike(objective: Objective, alone: Objective, inputs: Any, last: Last) -> bool:
+    """Whether the model's outputs follow the layer's parameters as the layer's own do, or also by another way."""
+    if last.inputs.shape[1] != alone.model.in_features:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    step = torch.randn(objective.size, generator=generator, dtype=torch.float64).to(
+        torch.cat([value.reshape(-1) for value in objective.parameters.values()])
+    )
+    return _alike(
+        alone.outputs(_moved(alone, step), last.inputs), objective.outputs(_moved(objective, step), inputs)
+    )
+
+
+def _alike(found: Tensor, right: Tensor) -> bool:
+    """Equal to rounding."""
+    return found.shape == right.shape and bool(
+        (found - right).abs().max() <= 1e3 * torch.finfo(right.dtype).eps * right.abs().max()
+    )
 
 
 def _values(objective: Objective) -> dict[str, Tensor]:

@@ -52,6 +52,8 @@ class Task:
     plan: Plan
     # functional_call swaps tensors on the user's module while it runs.
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    # What was made of this task and will be wanted again. A `replace`d task starts with nothing.
+    derived: dict[str, Task] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

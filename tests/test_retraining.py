@@ -262,6 +262,91 @@ def test_tied_weights_parametrisations_and_buffers_stay_what_they_are() -> None:
     assert found.after[0] == pytest.approx(float(right), rel=1e-9)
 
 
+class Trunk(nn.Module):
+    """A layer in front of the last one, which counts how often it runs."""
+
+    def __init__(self, loss: str) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, {"cross_entropy": 3, "mse": 2}.get(loss, 1))
+        self.scale, self.passes = 1.0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += len(x)
+        return self.scale * self.last(self.first(x).tanh())
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce_with_logits", "mse", "own"])
+@pytest.mark.parametrize("chosen", ["last", ["last.bias"]], ids=["layer", "bias"])
+def test_the_network_before_a_last_layer_runs_once(loss: str, chosen: Any) -> None:
+    def own(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.squeeze(-1) - targets).cosh().log()
+
+    torch.manual_seed(0)
+    model, (x, labels) = Trunk(loss).double(), blobs(80)
+    targets = {
+        "cross_entropy": labels,
+        "bce_with_logits": (labels > 0).double(),
+        "mse": torch.stack([x[:, 0], x[:, 1] ** 2], 1),
+        "own": 0.1 * x[:, 0],
+    }[loss]
+    explainer = Explainer(
+        model,
+        (x, targets),
+        loss=own if loss == "own" else loss,
+        parameters=chosen,
+        curvature="empirical_fisher",
+        damping=1.0,
+    ).fit(progress=False)
+    model.passes = 0
+    again = explainer.refit([3, 5], tolerance=1e-10)
+    once = model.passes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retraining, "_narrowed", lambda task: task)
+        right = explainer.refit([3, 5], tolerance=1e-10)
+    assert once <= 2 * 80  # and once more for a batch, to see that nothing else moves it
+    assert model.passes - once > 3 * 80
+    torch.testing.assert_close(flat(again), flat(right), atol=1e-12, rtol=0)
+    assert float((flat(again) - flat(model)).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("reason", ["scaled", "reused", "large", "not the last"])
+def test_where_the_last_layer_alone_is_another_model_all_of_it_is_refitted(
+    reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reused(Trunk):
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += len(x)
+            return self.last(self.first(x).tanh() + self.last.bias.mean())
+
+    torch.manual_seed(0)
+    model, (x, y) = (Reused if reason == "reused" else Trunk)("cross_entropy").double(), blobs(80)
+    if reason == "scaled":
+        model.scale = 1.5
+    if reason == "large":
+        monkeypatch.setattr(retraining, "STORED_BYTES", 80 * 5 * 8 - 1)
+    chosen = "first" if reason == "not the last" else "last"
+    explainer = Explainer(model, (x, y), parameters=chosen, damping=1.0).fit(progress=False)
+    model.passes = 0
+    again = explainer.refit([3, 5])
+    assert model.passes > 3 * 80
+
+    # Stationary: ∇L without the two, minus ∇L with them, plus damping times the way gone
+    def slope(one: nn.Module, rows: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(one(x[rows]), y[rows], reduction="sum") / 80
+        parameters = [value for name, value in one.named_parameters() if name.startswith(chosen)]
+        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)])
+
+    everything_ = torch.arange(80)
+    kept = everything_[(everything_ != 3) & (everything_ != 5)]
+    way = torch.cat([
+        (after - before).flatten()
+        for (name, before), after in zip(model.named_parameters(), again.parameters(), strict=True)
+        if name.startswith(chosen)
+    ]).detach()  # fmt: skip
+    left = slope(again, kept) - slope(model, everything_) + way
+    assert float(left.norm()) < 1e-8 * float(slope(model, torch.tensor([3, 5])).norm()) + 1e-15
+
+
 def test_the_refit_starts_from_the_weights_that_were_attached() -> None:
     model, x, y = softmax_regression()
     explainer = Explainer(model, (x, y), curvature="fisher", damping=L2).fit(progress=False)
