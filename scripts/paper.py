@@ -437,6 +437,17 @@ def figure_6_checks(result: Result) -> list[Check]:
     ]
 
 
+def names_checks(result: Result) -> list[Check]:
+    checks = []
+    for title in ("θ-RelatIF", "ℓ-RelatIF"):
+        # "Abakumov (Russian)": the name, then what the model makes of it
+        ends = sum(name.split(" (")[0].endswith("kov") for name in result["six"][title])
+        checks.append(
+            Check(f"{title}, at least 5 of the first 6 for Vasyukov end in -kov", f"{ends}", ends >= 5)
+        )
+    return checks
+
+
 # docs/paper.md
 
 
@@ -670,6 +681,7 @@ STEPS: dict[str, Step] = {
         "notebooks/06-names.ipynb at full size: an LSTM, last layer, damping 0.001. In the paper all six of IF's are "
         "Russian names misclassified as Japanese, and all six of RelatIF's end in -kov. It does not give the size "
         "of the network nor its training.",
+        names_checks,
     ),
 }
 

@@ -29,7 +29,8 @@ browser() {
 }
 
 part "front end" npm --prefix js test
-part "Python" pytest -m "not browser and not notebook"
+# One worker for each core up to four, each on one thread: torch's own threads gain little on small tensors.
+part "Python" env OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile -m "not browser and not notebook"
 part "notebooks" pytest -m notebook -rA tests/test_notebooks.py
 part "browser" browser
 

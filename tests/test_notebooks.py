@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,33 @@ ASKED: dict[str, dict[str, str]] = {}
 """What the tests ask of a tutorial that ran: expressions by name, by the tutorial's."""
 
 
+CORES = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+"""A tutorial runs in a process of its own, on one thread (`binder/start`)."""
+
+
 @cache
-def ran(tutorial: str) -> Run:
+def started(tutorial: str) -> Future[Run]:
     path = next(path for path in NOTEBOOKS if path.stem == tutorial)
-    return run(path, ASKED.get(tutorial), timeout=900)
+    return CORES.submit(run, path, ASKED.get(tutorial), timeout=900)
+
+
+def ran(tutorial: str) -> Run:
+    return started(tutorial).result()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def together(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where all are wanted, as many run at once as there are cores."""
+    for item in request.session.items:
+        wanted = (
+            item.callspec.params.get("path")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
+        if wanted in NOTEBOOKS and not item.get_closest_marker("skip"):
+            started(wanted.stem)
+    yield
+    CORES.shutdown(cancel_futures=True)
 
 
 def values_of(tutorial: str, expressions: dict[str, str]) -> Any:

@@ -208,6 +208,25 @@ def test_a_tolerance_that_is_missed_is_said_beside_the_number(script: ModuleType
     assert [line.split(": ")[-1] for line in ratios] == ["0.020 against 0.010, **passed**"] * 2
 
 
+def test_names_are_counted_by_their_endings_and_not_by_what_stands_behind(script: ModuleType) -> None:
+    kov, others = (
+        [f"{letter}ukov (Russian)" for letter in "ABCDE"],
+        ["Kovac (Czech)", "Izba (Russian, in truth Zkov)"],
+    )
+    result = {
+        "six": {"IF": others * 3, "θ-RelatIF": [*kov, others[0]], "ℓ-RelatIF": [*kov[:4], *others]},
+        "shares": {"IF": 0.0, "θ-RelatIF": 0.8125, "ℓ-RelatIF": 0.9},
+        "queries": 108,
+        "accuracy": 0.679,
+    }
+    kept = {"table-3-names": {"seed": 0, "seconds": 60, "threads": 2, "result": result}}
+    lines = script.compose(kept, rehearsal=False).splitlines()
+    assert "- θ-RelatIF, at least 5 of the first 6 for Vasyukov end in -kov: 5, **passed**" in lines
+    assert "- ℓ-RelatIF, at least 5 of the first 6 for Vasyukov end in -kov: 4, **missed**" in lines
+    assert "| θ-RelatIF | **0.81** | 0.80 |" in lines
+    assert "| Kovac (Czech) | Aukov (Russian) | Aukov (Russian) |" in lines
+
+
 def test_a_rehearsal_says_that_it_is_none_of_the_results(script: ModuleType) -> None:
     assert "**A rehearsal on little data: none of these numbers is a result.**" in script.compose(
         {}, rehearsal=True
