@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .curvature import Eigenbasis
-from .data import as_source, batch_length, map_tensors
+from .data import Source, as_source, batch_length, map_tensors
 from .errors import ChoiceError, ModelError
 from .gradients import GradientBatch, Plan
 from .neighbors import Last, run_last
@@ -50,6 +50,9 @@ MEMORY = 10
 
 STEPS = 100
 """Of a refit at most: passes over the kept examples."""
+
+BLOCK_BYTES = 16 << 20
+"""Of a last layer's inputs at once."""
 
 STORED_BYTES = 512 << 20
 """That the inputs of a last layer may take while it is refitted."""
@@ -641,7 +644,31 @@ def _cut(task: Task) -> Task:
             targets.append(batch.targets)
     assert alone is not None
     source = as_source((torch.cat(seen), torch.cat(targets)), task.source.name)
-    return replace(task, objective=alone, source=source, plan=Plan())
+    return _LastLayer(alone, source, task.outputs, task.class_names, task.example, task.target, Plan())
+
+
+class _LastLayer(Task):
+    """A last layer on its stored inputs: checked when they came, and not copied where they lie together."""
+
+    def forward_chunk(self) -> int:
+        inputs, _ = self._stored()
+        return max(1, BLOCK_BYTES // (inputs.shape[1] * inputs.element_size()))
+
+    def batches(self, source: Source, size: int) -> Iterator[GradientBatch]:
+        return self.some(range(source.length), size)
+
+    def some(self, rows: Sequence[int], size: int) -> Iterator[GradientBatch]:
+        inputs, targets = self._stored()
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            first, after = part[0], part[0] + len(part)
+            at = slice(first, after) if list(part) == list(range(first, after)) else list(part)
+            yield self.query(inputs[at], targets[at], first)
+
+    def _stored(self) -> tuple[Tensor, Tensor]:
+        held = self.source.in_memory()
+        assert held is not None
+        return held
 
 
 def _alone(objective: Objective, name: str) -> Objective | None:
