@@ -46,9 +46,10 @@ class TopK:
         indices: Rows of the training set, best first, [query, k].
         scores: Their scores, [query, k].
         certified: True where no example outside can belong to the top k under this
-            curvature, [query]. Always true where every training example is scored; a
-            low-rank curvature scores a shortlist exactly, and vouches for it only
-            where a bound rules out everybody else.
+            curvature, [query]. Always true where every training example is scored exactly.
+            Where the index leaves something out (a low-rank curvature, a memory limit) or
+            is rounded, a shortlist is scored exactly, and vouched for only where a bound
+            rules out everybody else.
     """
 
     indices: Int[Tensor, "query k"]
@@ -98,11 +99,14 @@ class Explainer:
             "features", the inputs of the model's last layer.
         memory_limit: Most bytes that fitting may take for rows, inputs and
             curvature: a number, or text such as "2GB". None: half of what is free.
-            Rotated gradients that do not fit are not kept; each question then takes
-            a pass over the training set.
+            Where rotated gradients do not fit whole, the coordinates with the largest
+            eigenvalues are kept, and the best of a ranking are scored exactly from
+            gradients computed afresh; where there is room for none, each question takes
+            a pass over the training set. `report()` says which.
         storage: Precision in which rotated gradients are kept, "float32", "float16" or
             "bfloat16" (half the memory, and two or three digits); None for the model's
-            own. `TopK.certified` is False for rows that are rounded.
+            own. The best of a ranking are scored exactly from gradients computed afresh;
+            normalizers keep the rounding.
         class_names: Names of the classes, a list or a mapping from index; by default the data set's own, else numbers.
         render: Hook that turns a raw example into what is shown: a picture, a matplotlib
             figure, text, or a mapping of column to value.
@@ -576,7 +580,7 @@ class Explainer:
     def report(self) -> str:
         """What was fitted, in words: parameters, curvature, spectrum, memory and time."""
         fitted = self._ready()
-        basis, rows = fitted.index.basis, fitted.index.rows
+        basis = fitted.index.basis
         plan, objective = self._task.plan, self._task.objective
         spectrum = []
         if basis.eigenvalues is not None:
@@ -592,11 +596,6 @@ class Explainer:
         rest = ", ".join(plan.rest(objective))
         if rest:
             ways.append(f"{'torch.func' if plan.way == 'vmap' else 'one example at a time'} for {rest}")
-        stored = (
-            "no rows, they exceed the memory: each question takes a pass over the training set"
-            if rows is None
-            else f"{fitting.in_bytes(rows.nbytes)} of rotated gradients in {fitting.precision(rows)}"
-        )
         return "\n".join(
             [
                 f"{self.train_size:,} training examples; {self.parameter_count:,} parameters in "
@@ -606,7 +605,7 @@ class Explainer:
                 *(f"  {note}" for note in basis.notes),
                 *spectrum,
                 f"loss: {objective.loss.name}, mean {float(fitted.losses.mean()):.4g} on the training set",
-                f"index: {stored}",
+                f"index: {fitting.stored(fitted.index)}",
                 f"fitted in {fitted.seconds:.1f} s",
             ]
         )

@@ -7,7 +7,7 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .curvature import Curvature, Rotation, Setting
+from .curvature import Curvature, Eigenbasis, Rotation, Setting
 from .data import Fingerprint
 from .errors import ChoiceError, DataError, ModelError, one_of
 from .gradients import GradientBatch
 from .index import Index
 from .neighbors import Features, Neighbors, flatten_inputs
-from .rows import Rows
+from .rows import Kept, Rows, choose
 from .scoring import Scorer
 from .task import BATCH, Task
 
@@ -164,19 +164,63 @@ def fit(
         basis = curvature.finish()
     if rows is not None and rotation is None:
         report("rotating", 0)
-        (whole,) = rows.parts
-        assert isinstance(whole, Tensor)
-        for block in torch.split(whole, 1024):  # in place: the rows are the largest thing here
-            block.copy_(basis.rotation.rotate(block).dense())
-        rows = _stored(rows, storage)
-    index = Index(basis, count, rows, objective.dtype)
+        rows = _stored(_turned(rows, basis.rotation), storage)
     stops = [damping] if basis.solver else [stop for stop in dampings if basis.is_definite(stop)]
     if rows is None:
         report("normalizers", 0)
-    Scorer(task, index, chunk, 1).prepare(stops, lambda done: None)
+        spare = memory - curvature.working_memory(objective.size)
+        index = _truncated(task, basis, chunk, spare, storage, stops)
+    else:
+        index = Index(basis, count, rows, objective.dtype)
+        index.prepare(stops)
     if stops and not bool(index.self_influence(stops).any()):
         raise objective.nothing_moves()
     return collected.fitted(index, fingerprint, time.perf_counter() - started)
+
+
+def _turned(rows: Rows, rotation: Rotation) -> Rows:
+    """Gradients rotated where they lie, for they are the largest thing here."""
+    (whole,) = rows.parts
+    assert isinstance(whole, Tensor)
+    for block in torch.split(whole, 1024):
+        block.copy_(rotation.rotate(block).dense())
+    return rows
+
+
+def _truncated(
+    task: Task,
+    basis: Eigenbasis,
+    chunk: int,
+    spare: int,
+    storage: torch.dtype | None,
+    stops: Sequence[float],
+) -> Index:
+    """The pass that makes the normalizers keeps as much of the rows as there is room for."""
+    count, dtype, values = task.source.length, task.objective.dtype, basis.eigenvalues
+    index = Index(basis, count, None, dtype)
+    semidefinite = values is not None and float(values.min()) >= -1e-9 * float(values.max())
+    if basis.solver is not None or basis.tail is not None or not semidefinite:
+        Scorer(task, index, chunk, 1).prepare(stops, lambda done: None)
+        return index
+    assert values is not None
+    numbers = max(0, spare) // (count * (storage or dtype).itemsize)
+    missing = index.missing(stops)
+    norms = []
+    kept: Kept | None = None
+    rows: Rows | None = None
+    with task.evaluating():
+        for batch in task.batches(task.source, chunk):
+            found = basis.rotation.rotate_batch(batch)
+            norms.append(index.norms(found, missing))
+            if batch.first == 0:
+                kept = choose(found, values, numbers)
+            if kept is not None:
+                part = _stored(kept.select(found), storage)
+                rows = rows or part.room(count)
+                rows.put(slice(batch.first, batch.first + len(part)), part)
+    index = replace(index, rows=rows, kept=kept if kept is None or kept.count < sum(kept.sizes) else None)
+    index.keep(missing, *(torch.cat(part, dim=1) for part in zip(*norms, strict=True)))
+    return index
 
 
 def chunk_size(task: Task, curvature: Curvature, batch_size: int | None, memory: int) -> int:
@@ -288,9 +332,24 @@ def as_storage(storage: str | torch.dtype | None) -> torch.dtype | None:
     return known[one_of("storage", str(storage).removeprefix("torch."), tuple(known))]
 
 
-def precision(rows: Rows) -> str:
-    """In which rows are kept."""
-    return str(rows.tensors[0].dtype).removeprefix("torch.")
+def stored(index: Index) -> str:
+    """What an index holds, in words."""
+    rows, kept = index.rows, index.kept
+    if rows is None:
+        return "no rows, they exceed the memory: each question takes a pass over the training set"
+    precision = str(rows.tensors[0].dtype).removeprefix("torch.")
+    text = f"{in_bytes(rows.nbytes)} of rotated gradients in {precision}"
+    if kept is None:
+        return text
+    values = index.basis.eigenvalues
+    assert values is not None
+    share = float(kept.of(values).sum() / values.sum())
+    named = zip(index.basis.rotation.names, kept.energy, strict=False)
+    parts = ", ".join(f"{name or 'the model itself'} {energy:.0%}" for name, energy in named)
+    return (
+        f"{text}, {kept.count:,} of {sum(kept.sizes):,} coordinates with {share:.1%} of the curvature's trace"
+        f"{f' ({parts})' if parts else ''}; the best of a ranking are scored afresh"
+    )
 
 
 def _row_bytes(task: Task, rotation: Rotation | None, storage: torch.dtype | None) -> int:

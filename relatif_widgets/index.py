@@ -6,7 +6,8 @@ Fit once, then every damping is a reweighting of what is stored here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -17,9 +18,12 @@ from . import rows as rotated
 from . import scores
 from .curvature import Eigenbasis
 from .errors import ModelError
-from .rows import Rows
+from .rows import Kept, Rows
 
 RelativeMethod = Literal["influence", "theta_relative", "loss_relative"]
+
+SLACK = 1e-6
+"""Share of a self-influence that the rounding of rows in float32 may hide."""
 
 _NUMBERS = 1 << 26
 """Weights of all stops at once, up to so many float64 numbers."""
@@ -34,18 +38,34 @@ class Index:
         count: n, the number of training examples.
         rows: c_i = Qᵀ g_i in the precision of storage, or None where they do not fit into memory.
         dtype: In which to compute, the model's.
+        kept: Which coordinates the rows have; None for all.
     """
 
     basis: Eigenbasis
     count: int
     rows: Rows | None
     dtype: torch.dtype
+    kept: Kept | None = None
     _norms: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _left: dict[float, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def rounded(self) -> bool:
         """Whether the rows are stored in less than the model's precision."""
         return self.rows is not None and self.rows.tensors[0].dtype != self.dtype
+
+    @property
+    def partial(self) -> bool:
+        """Whether the rows do not tell scores to the last digit: rounded, or with coordinates left out."""
+        return self.rounded or self.kept is not None or self.basis.tail is not None
+
+    @cached_property
+    def _stored_basis(self) -> Eigenbasis:
+        """The eigenvalues that belong to the rows."""
+        if self.kept is None:
+            return self.basis
+        assert self.basis.eigenvalues is not None
+        return replace(self.basis, eigenvalues=self.kept.of(self.basis.eigenvalues))
 
     def some(self, part: slice | Tensor) -> Rows:
         """Some rows, ready to compute with."""
@@ -57,6 +77,7 @@ class Index:
         missing = self.missing(dampings)
         if missing:
             assert self.rows is not None
+            assert self.kept is None
             self.keep(missing, *self.norms(self.rows, missing))
 
     def missing(self, dampings: Sequence[float]) -> list[float]:
@@ -101,6 +122,39 @@ class Index:
         """1/(Λ+λ) in float64, a row per damping."""
         return self.basis.weights(self._stops(dampings), size)
 
+    def left_out(self, damping: float) -> Float[Tensor, "train"]:
+        """What the rows leave out of each self-influence, float64."""
+        assert self.rows is not None
+        if self.kept is None:
+            tail = self.basis.tail_weights(self._stops([damping]))
+            left = self.residual(self.rows)
+            return left if tail is None else tail * left
+        if damping not in self._left:
+            own = self.self_influence([damping])[0]
+            self._left[damping] = _beyond(own, self._inside(self.rows, [damping])[0])
+        return self._left[damping]
+
+    def query_left_out(
+        self, queries: Rows, own: Float[Tensor, "stop query"], dampings: Sequence[float]
+    ) -> Float[Tensor, "stop query"]:
+        """The same of queries, at every damping.
+
+        Args:
+            queries: Their complete rows.
+            own: Their self-influence.
+            dampings: The stops.
+        """
+        if self.kept is not None:
+            return _beyond(own, self._inside(self.kept.select(queries), dampings))
+        tail = self.basis.tail_weights(self._stops(dampings))
+        left = self.residual(queries)
+        return left.expand_as(own) if tail is None else tail[:, None] * left
+
+    def _inside(self, rows: Rows, dampings: Sequence[float]) -> Float[Tensor, "stop row"]:
+        """Σ w c² over the coordinates that are stored."""
+        weights = self._stored_basis.weights(self._stops(dampings), sum(rows.sizes))
+        return rotated.weighted_squares(rows, weights)
+
     def self_influence(self, dampings: Sequence[float]) -> Float[Tensor, "stop train"]:
         """I_i,i, the squared denominators of Definition 3.4, float64."""
         self.prepare(dampings)
@@ -111,10 +165,10 @@ class Index:
     ) -> Iterator[tuple[slice, Float[Tensor, "query stop part"]]]:
         """Influence on rotated query gradients at all dampings, in one pass over the rows.
 
-        Where the basis has a tail, its part is missing: w_tail (g_test·g_i − c_test·c_i).
+        What the rows leave out is missing, such as a tail's part w_tail (g_test·g_i − c_test·c_i).
 
         Args:
-            queries: Rotated query gradients.
+            queries: Rotated query gradients, complete.
             dampings: The stops.
             step: Training rows per part; by default parts of about 64 MB.
 
@@ -123,7 +177,9 @@ class Index:
         """
         assert self.rows is not None
         size = sum(self.rows.sizes)
-        weights = self.weights(dampings, size).to(self.dtype)
+        if self.kept is not None:
+            queries = self.kept.select(queries)
+        weights = self._stored_basis.weights(self._stops(dampings), size).to(self.dtype)
         if step is None:
             columns = max(size, len(queries) * len(dampings))
             step = max(1, (1 << 23) // columns)
@@ -160,3 +216,8 @@ class Index:
 
     def _key(self, damping: float) -> float:
         return damping if self.basis.damped else 1.0  # the identity has one normalizer for all
+
+
+def _beyond(own: Tensor, inside: Tensor) -> Tensor:
+    """own − inside, and not below the rounding of either."""
+    return (own - inside).clamp(min=0) + SLACK * own

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import scores
@@ -106,6 +106,92 @@ class Rows:
             ),
             None if self.squares is None else function(self.squares),
         )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which coordinates of rotated gradients are stored where there is no room for all.
+
+    Attributes:
+        columns: Of each part those that are, ascending; None where all of it is.
+        sizes: Coordinates of each part.
+        energy: What is kept of each part's Σ Λ, its gradients' mean square, as a share.
+    """
+
+    columns: tuple[Tensor | None, ...]
+    sizes: tuple[int, ...]
+    energy: tuple[float, ...]
+
+    @property
+    def count(self) -> int:
+        """Coordinates that are kept."""
+        pairs = zip(self.columns, self.sizes, strict=True)
+        return sum(size if columns is None else len(columns) for columns, size in pairs)
+
+    def select(self, rows: Rows) -> Rows:
+        """What is kept of complete rows."""
+        return Rows(
+            tuple(
+                part if columns is None else _columns(part, columns)
+                for part, columns in zip(rows.parts, self.columns, strict=True)
+                if columns is None or len(columns)
+            )
+        )
+
+    def of(self, values: Float[Tensor, "dim"]) -> Float[Tensor, "kept"]:
+        """The same of one number for each coordinate."""
+        parts = zip(torch.split(values, list(self.sizes)), self.columns, strict=True)
+        return torch.cat([part if columns is None else part[columns] for part, columns in parts])
+
+
+def choose(rows: Rows, energies: Float[Tensor, "dim"], numbers: int) -> Kept | None:
+    """The coordinates with the most energy that a row of so many numbers can hold; None where it holds none.
+
+    An outer product is kept whole, by its factors, where these hold more energy for each
+    number than single coordinates would.
+
+    Args:
+        rows: Complete rows, for their parts.
+        energies: Mean square of each coordinate.
+        numbers: Room for one row.
+    """
+    energies = energies.clamp(min=0)
+    parts = torch.split(energies, rows.sizes)
+    whole: set[int] = set()
+    outers = {
+        at: part.left.shape[1] + part.right.shape[1]
+        for at, part in enumerate(rows.parts)
+        if isinstance(part, Outer)
+    }
+    room = numbers
+    for at in sorted(outers, key=lambda at: float(parts[at].sum()) / outers[at], reverse=True):
+        rate = float(parts[at].sum()) / outers[at]
+        better = sum(int((part > rate).sum()) for other, part in enumerate(parts) if other not in outers)
+        if better + outers[at] <= room:
+            whole.add(at)
+            room -= outers[at]
+    single = [at for at in range(len(parts)) if at not in whole]
+    room = min(room, sum(rows.sizes[at] for at in single))
+    if not whole and not room:
+        return None
+    columns: list[Tensor | None] = [None] * len(parts)
+    if single:
+        chosen = torch.zeros(sum(rows.sizes[at] for at in single), dtype=torch.bool, device=energies.device)
+        chosen[torch.cat([parts[at] for at in single]).topk(room).indices] = True
+        for at, marks in zip(single, torch.split(chosen, [rows.sizes[at] for at in single]), strict=True):
+            columns[at] = None if bool(marks.all()) else torch.nonzero(marks)[:, 0]
+    energy = [
+        1.0 if kept is None else float(part[kept].sum() / part.sum().clamp(min=1e-300))
+        for part, kept in zip(parts, columns, strict=True)
+    ]
+    return Kept(tuple(columns), tuple(rows.sizes), tuple(energy))
+
+
+def _columns(part: Part, columns: Int[Tensor, "kept"]) -> Float[Tensor, "row kept"]:
+    if not isinstance(part, Outer):
+        return part[:, columns]
+    into = part.right.shape[1]
+    return part.left[:, columns // into] * part.right[:, columns % into]
 
 
 def influence(

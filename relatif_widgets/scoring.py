@@ -1,9 +1,9 @@
 """Influence on some queries, by the cheapest road that is exact.
 
 - Rows that tell everything: one pass over the index.
-- A low-rank basis: the index gives all but the tail's share, w_tail (g_test·g_i − c_test·c_i).
-  It comes from the gradients of a shortlist, computed afresh, or for every
-  training example from a pass over the training set.
+- Rows that leave something out (a low-rank basis: w_tail (g_test·g_i − c_test·c_i); a truncated
+  index) or are rounded: they give a shortlist. What is missing comes from its gradients,
+  computed afresh, or for every training example from a pass over the training set.
 - No rows, or a solver in place of an eigenbasis: the derivatives of the training
   losses along s_test = (H+λI)⁻¹ g_test, one forward-mode pass, n numbers of memory.
 """
@@ -38,15 +38,16 @@ class Shortlist:
     Attributes:
         rows: Which training examples, ascending.
         influence: Of each on every query at every stop.
-        core: Of all training examples, but for the tail's share.
-        others: For every query and stop an upper bound for |w_tail (g_test·g_i − c_test·c_i)| over
-            √(‖g_i‖² − ‖c_i‖²), by Cauchy-Schwarz.
+        core: Of all training examples, but for what the rows leave out.
+        own: Self-influence of the queries.
+        left_out: What the rows' coordinates leave out of that.
     """
 
     rows: Int[Tensor, "some"]
     influence: Float[Tensor, "query stop some"]
     core: Float[Tensor, "query stop train"]
-    others: Float[Tensor, "query stop"]
+    own: Float[Tensor, "stop query"]
+    left_out: Float[Tensor, "stop query"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Scorer:
         missing = self.index.missing(dampings)
         if not missing:
             return
-        if self.index.rows is not None:
+        if self.index.rows is not None and self.index.kept is None:
             self.index.prepare(dampings)
             return
         norms = []
@@ -85,7 +86,7 @@ class Scorer:
     ) -> Iterator[tuple[slice, Float[Tensor, "query stop part"]]]:
         """Exact influence of every training example, one part of the training set after the other."""
         index, count = self.index, self.index.count
-        if index.rows is None or index.basis.solver is not None:
+        if index.rows is None or index.kept is not None or index.basis.solver is not None:
             with self.task.evaluating():
                 solved = [
                     index.basis.solve(gradients, damping, _share(progress, at, len(dampings)))
@@ -123,9 +124,11 @@ class Scorer:
 
         None where that is no less work than scoring everybody.
         """
-        index = self.index
-        if index.rows is None or index.basis.tail is None or index.basis.solver is not None:
+        index, basis = self.index, self.index.basis
+        if index.rows is None or not index.partial or basis.solver is not None:
             return None
+        if not all(basis.is_definite(damping) for damping in dampings):
+            return None  # no Cauchy-Schwarz, and normalizers that are not real
         keep = min(max(keep, SHORTLIST), index.count)
         if keep * len(gradients) * len(dampings) > 8 * index.count or 4 * keep > index.count:
             return None
@@ -141,16 +144,30 @@ class Scorer:
                 chosen[score.topk(keep, dim=1, largest=False).indices] = True
         rows = torch.nonzero(chosen)[:, 0]
         progress(0.4)
-        products = []
+        if basis.tail is not None and not index.rounded:  # what is missing is the same at all dampings
+            parts = self._listed(rows, gradients, lambda done: progress(0.4 + 0.6 * done))
+            left = parts - rotated.products(queries, index.some(rows))
+            tail = self._tail(dampings, gradients)
+            influence = core[:, :, rows] + tail[:, None] * left[:, None]
+        else:
+            solved = torch.stack([basis.solve(gradients, damping) for damping in dampings], dim=1)
+            parts = self._listed(rows, solved.flatten(0, 1), lambda done: progress(0.4 + 0.6 * done))
+            influence = parts.reshape(len(gradients), len(dampings), -1)
+        _, own = index.norms(queries, dampings)
+        return Shortlist(rows, influence, core, own, index.query_left_out(queries, own, dampings))
+
+    def _listed(
+        self, rows: Int[Tensor, "some"], vectors: Float[Tensor, "vector param"], progress: Progress
+    ) -> Float[Tensor, "vector some"]:
+        """g_i·v of some training examples, their gradients computed afresh."""
+        products: list[Tensor] = []
+        done = 0
         with self.task.evaluating():
             for batch in self.task.some(rows.tolist(), self.at_once):
-                products.append(gradients @ batch.gradients.T)
-                progress(0.4 + 0.6 * sum(p.shape[1] for p in products) / len(rows))
-        inside = rotated.products(queries, index.some(rows))
-        left = torch.cat(products, dim=1) - inside
-        tail = self._tail(dampings, gradients)
-        bound = index.residual(queries).sqrt()[:, None] * tail
-        return Shortlist(rows, core[:, :, rows] + tail[:, None] * left[:, None], core, bound)
+                products.append(vectors @ batch.gradients.T)
+                done += len(batch.targets)
+                progress(done / len(rows))
+        return torch.cat(products, dim=1)
 
     def certified(
         self,
@@ -163,15 +180,22 @@ class Scorer:
         """Whether nobody outside the shortlist can score better than `worst`, at its one stop."""
         index = self.index
         assert index.rows is not None
-        if index.rounded:
+        stored = index.rows.tensors[0].dtype
+        if stored == torch.float16:  # small numbers lose all their digits
             return torch.zeros_like(worst, dtype=torch.bool)
-        core = listed.core[:, 0]
-        slack = listed.others * index.residual(index.rows).sqrt()
+        # By Cauchy-Schwarz: of the coordinates that are left out, and of the rounding of the others.
+        rounding = 2 * torch.finfo(stored).eps if index.rounded else 16 * torch.finfo(index.dtype).eps
+        (own,) = index.self_influence([damping])
+        slack = listed.left_out[0].sqrt()[:, None] * index.left_out(damping).sqrt()
+        slack += rounding * listed.own[0].sqrt()[:, None] * own.sqrt()
+        core = listed.core[:, 0].double()
         signed = {"positive": core, "negative": -core, "both": core.abs()}[sign]
-        bound = index.relative(method, signed + slack.to(core.dtype), damping, slice(0, index.count))
+        bound = index.relative(method, signed + slack, damping, slice(0, index.count))
         bound[:, listed.rows] = -torch.inf
         least = worst if sign == "positive" else -worst if sign == "negative" else worst.abs()
-        return bound.amax(1) < least
+        # Normalizers come from the rounded rows.
+        shy = rounding if index.rounded else 0.0
+        return bound.amax(1) + shy * bound.amax(1).abs() < least - shy * least.abs()
 
     def _tail(self, dampings: Sequence[float], like: Tensor) -> Float[Tensor, "stop"]:
         weights = self.index.basis.tail_weights(

@@ -456,6 +456,7 @@ def test_rows_that_do_not_fit_are_replaced_by_passes(curvature: str, monkeypatch
     x, y = blobs(60)
     stored = Explainer(mlp(), (x, y), curvature=curvature, damping=0.1).fit(progress=False)
     monkeypatch.setattr("relatif_widgets.fitting._row_bytes", lambda task, rotation, storage: 1 << 60)
+    monkeypatch.setattr("relatif_widgets.fitting.choose", lambda rows, energies, numbers: None)
     passed = Explainer(mlp(), (x, y), curvature=curvature, damping=0.1).fit(progress=False)
     assert passed._ready().index.rows is None
     assert "no rows" in passed.report()

@@ -88,6 +88,11 @@ class Rotation(ABC):
 
     complete = True
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the parts of a row belong to, where there is more than one."""
+        return ()
+
     @abstractmethod
     def rotate(self, gradients: Float[Tensor, "batch param"]) -> Rows:
         """c = Qᵀ g, row by row."""

@@ -72,6 +72,10 @@ class KroneckerRotation(Rotation):
         self.layers, self.factors = tuple(layers), tuple(factors)
         self.rest, self.blocks, self.vectors = rest, tuple(blocks), tuple(vectors)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*(layer.name for layer in self.layers), *(block.name for block in self.blocks))
+
     def rotate(self, gradients: Float[Tensor, "batch param"]) -> Rows:
         parts: list[Part] = [
             self.rotate_layer(position, layer.gather(gradients)) for position, layer in enumerate(self.layers)

@@ -1,0 +1,134 @@
+"""An index that leaves something out: what it says of the best is exact, and it vouches only for what is right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import blobs
+from torch import Tensor, nn
+
+from relatif_widgets import Explainer
+from relatif_widgets.curvature import LowRank
+from relatif_widgets.rows import Outer, Rows, choose
+
+
+def convnet() -> nn.Module:
+    """Convolutions, whose 40 + 17 coordinates are stored as they are, and a Linear: 5 · 10 as outer products."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Conv2d(4, 1, 2), nn.Tanh(), nn.Flatten(), nn.Linear(9, 5)
+    ).double()  # fmt: skip
+
+
+def images(count: int) -> tuple[Tensor, Tensor]:
+    x, y = blobs(count, 5, 36)
+    return x.reshape(-1, 1, 6, 6), y
+
+
+@pytest.mark.parametrize("curvature", ["ekfac", "kfac", "fisher"])
+def test_a_truncated_index_names_the_same_examples_and_vouches_only_for_the_right_ones(
+    curvature: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = images(1200)
+    whole = Explainer(convnet(), (x, y), curvature=curvature, damping=0.1).fit(progress=False)
+    monkeypatch.setattr("relatif_widgets.fitting._row_bytes", lambda task, rotation, storage: 1 << 60)
+    given = refused = 0
+    for numbers in (2, 20, 60):
+        monkeypatch.setattr(
+            "relatif_widgets.fitting.choose",
+            lambda rows, energies, room, own=numbers: choose(rows, energies, own),
+        )
+        part = Explainer(convnet(), (x, y), curvature=curvature, damping=0.1).fit(progress=False)
+        rows = part._ready().index.rows
+        assert rows is not None
+        assert rows.nbytes == numbers * 1200 * 8
+        for damping in (0.1, 0.04):  # a stop, and one whose normalizers take another pass
+            torch.testing.assert_close(part.self_influence(damping), whole.self_influence(damping))
+            for method in ("influence", "theta_relative", "loss_relative"):
+                for sign in ("positive", "negative", "both"):
+                    options = {"k": 5, "method": method, "damping": damping, "sign": sign}
+                    for query in range(2):
+                        ours, right = (one.top_k(x[query : query + 1], **options) for one in (part, whole))
+                        if bool(ours.certified):
+                            given += 1
+                            assert ours.indices.tolist() == right.indices.tolist()
+                            torch.testing.assert_close(ours.scores, right.scores)
+                        else:
+                            refused += 1
+                        if numbers == 60:
+                            assert ours.indices.tolist() == right.indices.tolist()
+        torch.testing.assert_close(part.scores(x[:2]), whole.scores(x[:2]))
+    assert given > 10
+    assert refused > 10
+    ours, right = (one.explain(x[0], labels=[int(y[0])]) for one in (part, whole))
+    stop = ours.stop_at(0.1)
+    for mine, theirs in zip(ours.panels[0].rankings, right.panels[0].rankings, strict=True):
+        if mine.method != "nearest":
+            np.testing.assert_allclose(mine.scores[stop][:5], theirs.scores[stop][:5], rtol=1e-7)
+
+
+def test_a_memory_limit_keeps_the_coordinates_with_the_most_energy() -> None:
+    x, y = images(1200)
+    explainer = Explainer(convnet(), (x, y), curvature="ekfac", damping=0.1, memory_limit="600kB").fit(
+        progress=False
+    )
+    index = explainer._ready().index
+    assert index.rows is not None
+    assert index.kept is not None
+    assert 550_000 < index.rows.nbytes < 600_000
+    values, kept = index.basis.eigenvalues, index.kept
+    # The Linear's outer products: 5 + 10 numbers for 50 coordinates.
+    assert kept.columns[2] is None
+    single = torch.cat([values[:40], values[40:57]])
+    parts = torch.split(torch.arange(57), [40, 17])
+    stored = torch.cat(
+        [part if own is None else part[own] for part, own in zip(parts, kept.columns, strict=False)]
+    )
+    assert stored.tolist() == single.topk(len(stored)).indices.sort().values.tolist()
+    share = (single[stored].sum() + values[57:].sum()) / values.sum()
+    assert (
+        f"{len(stored) + 50} of 107 coordinates with {float(share):.1%} of the curvature's trace (0 "
+        in explainer.report()
+    )
+    assert "5 100%); the best of a ranking are scored afresh" in explainer.report()
+
+
+def test_outer_products_are_kept_where_their_factors_tell_more() -> None:
+    rows = Rows((torch.zeros(1, 3), Outer(torch.zeros(1, 2), torch.zeros(1, 3))))
+    energies = torch.tensor([5.0, 1.0, 0.1, 2.1, 2.0, 1.9, 2.2, 1.8, 2.0])
+
+    def chosen(numbers: int) -> tuple[list[int] | None, list[int] | None] | None:
+        found = choose(rows, energies, numbers)
+        if found is None:
+            return None
+        first, second = (None if columns is None else columns.tolist() for columns in found.columns)
+        assert found.count == (3 if first is None else len(first)) + (6 if second is None else len(second))
+        return first, second
+
+    assert chosen(0) is None
+    assert chosen(1) == ([0], [])
+    assert chosen(4) == ([0], [0, 1, 3])  # all of the outer product takes five
+    assert chosen(6) == ([0], None)  # 12 for five numbers, 2.4 each; the best single coordinate has more
+    assert chosen(7) == ([0, 1], None)
+    assert chosen(99) == (None, None)
+
+
+@pytest.mark.parametrize("curvature", ["ekfac", "fisher", LowRank(40, "exact", iterations=3)])
+def test_rounded_rows_make_a_shortlist_that_is_scored_exactly(curvature: Any) -> None:
+    x, y = images(1200)
+    exact = Explainer(convnet(), (x, y), curvature=curvature, damping=0.1).fit(progress=False)
+    right = {query: exact.top_k(x[query : query + 1], k=5, method="influence") for query in range(8)}
+    for storage in ("bfloat16", "float16"):
+        rounded = Explainer(convnet(), (x, y), curvature=curvature, damping=0.1, storage=storage).fit(
+            progress=False
+        )
+        given = 0
+        for query, best in right.items():
+            found = rounded.top_k(x[query : query + 1], k=5, method="influence")
+            assert found.indices.tolist() == best.indices.tolist()
+            torch.testing.assert_close(found.scores, best.scores)
+            given += int(found.certified)
+        assert given > 0 if storage == "bfloat16" else given == 0
