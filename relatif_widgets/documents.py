@@ -100,7 +100,7 @@ def explain(
             package_version=__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             curvature=curvature,
-            curvature_detail=fitted.index.basis.summary,
+            curvature_detail=fitted.index.summary,
             loss=task.objective.loss.name,
             parameters=task.objective.size,
             train_size=task.source.length,

@@ -59,6 +59,14 @@ class Index:
         """Whether the rows do not tell scores to the last digit: rounded, or with coordinates left out."""
         return self.rounded or self.kept is not None or self.basis.tail is not None
 
+    @property
+    def summary(self) -> str:
+        """The curvature in words, and what of it the index leaves out."""
+        if self.kept is None:
+            return self.basis.summary
+        share = f"{self.kept.count:,} of {sum(self.kept.sizes):,}"
+        return f"{self.basis.summary}; ranked by {share} coordinates, the best scored exactly"
+
     @cached_property
     def _stored_basis(self) -> Eigenbasis:
         """The eigenvalues that belong to the rows."""

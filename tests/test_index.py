@@ -93,6 +93,8 @@ def test_a_memory_limit_keeps_the_coordinates_with_the_most_energy() -> None:
         f"{len(stored) + 50} of 107 coordinates with {float(share):.1%} of the curvature's trace (0 "
         in explainer.report()
     )
+    shown = explainer.explain(x[0]).provenance.curvature_detail
+    assert f"; ranked by {len(stored) + 50} of 107 coordinates, the best scored exactly" in shown
     assert "5 100%); the best of a ranking are scored afresh" in explainer.report()
 
 
