@@ -1,6 +1,6 @@
 # Each target is one entry for people, CI and pre-commit alike.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-html test check format screenshots paper clean
+.PHONY: help setup demo demo-html test check format screenshots paper bench clean
 
 PYTHON ?=
 export PYTHON
@@ -31,6 +31,9 @@ screenshots: setup ## draw the README's pictures anew, into docs/
 
 paper: setup ## every experiment of the paper at full size, hours, resumable; writes docs/paper.md
 	@RELATIF_SIZE=full .venv/bin/python scripts/paper.py
+
+bench: setup ## fit, prepare, slide, batch and memory, beside other libraries, about an hour; writes docs/benchmarks.md
+	@bash scripts/bench.sh
 
 clean: ## remove what was built, not .venv
 	rm -rf build dist relatif_widgets/static js/node_modules js/lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

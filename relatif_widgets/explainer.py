@@ -654,10 +654,15 @@ class Explainer:
         fitted, task = self._ready(), self._task
         one_of("method", method, METHODS)
         if method != "nearest":
+            waiting: list[Tensor] = []
             for batch in self._asked(queries, labels):
                 with task.evaluating():
-                    gradients = batch.gradients
-                yield gradients
+                    waiting.append(batch.gradients)
+                if sum(map(len, waiting)) >= self._queries_at_once():
+                    yield torch.cat(waiting)
+                    waiting = []
+            if waiting:
+                yield torch.cat(waiting)
             return
         source = as_inputs(queries, "queries", self._collate)
         if labels is not None:
@@ -670,6 +675,16 @@ class Explainer:
             with task.evaluating():
                 distances = fitted.neighbors.score(inputs)
             yield distances
+
+    def _queries_at_once(self) -> int:
+        """Queries that share a pass over the training set where the index does not answer alone."""
+        index = self._ready().index
+        if index.rows is not None and not index.partial:
+            return 1
+        numbers = (
+            self.parameter_count + 4 * self.train_size
+        )  # a query's gradient, and its scores by each method
+        return max(1, self._memory // 8 // (numbers * self._task.objective.dtype.itemsize))
 
     def _top(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from relatif_widgets import Explainer
 from relatif_widgets.curvature import LowRank
 from relatif_widgets.rows import Outer, Rows, choose
+from relatif_widgets.scoring import Scorer
 
 
 def convnet() -> nn.Module:
@@ -134,3 +135,27 @@ def test_rounded_rows_make_a_shortlist_that_is_scored_exactly(curvature: Any) ->
             torch.testing.assert_close(found.scores, best.scores)
             given += int(found.certified)
         assert given > 0 if storage == "bfloat16" else given == 0
+
+
+def test_many_queries_share_a_pass_over_the_training_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = images(600)
+    explainer = Explainer(
+        convnet(), (x, y), curvature=LowRank(30, "exact", iterations=3), damping=0.1, batch_size=20
+    ).fit(progress=False)
+    one_by_one = [explainer.top_k(x[query : query + 1], k=4) for query in range(100)]
+    passes: list[int] = []
+    plain = Scorer.influence
+
+    def counted(self: Scorer, gradients: Tensor, *args: Any) -> Any:
+        passes.append(len(gradients))
+        return plain(self, gradients, *args)
+
+    monkeypatch.setattr(Scorer, "influence", counted)
+    together = explainer.top_k(x[:100], k=4)
+    assert passes == [100]
+    assert together.indices.tolist() == [one.indices[0].tolist() for one in one_by_one]
+    torch.testing.assert_close(together.scores, torch.cat([one.scores for one in one_by_one]))
+    monkeypatch.setattr(explainer, "_memory", 8 * 8 * 40 * (107 + 4 * 600))
+    again = explainer.top_k(x[:100], k=4)
+    assert passes == [100, 40, 40, 20]
+    assert torch.equal(again.indices, together.indices)

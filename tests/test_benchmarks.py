@@ -1,0 +1,69 @@
+"""benchmarks/bench.py: what it writes of what was measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks" / "bench.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+OURS: dict[str, Any] = {
+    "name": "ekfac", "epoch": 10.0, "fit": 50.0, "self-influence": 0.001, "prepare": 0.5, "another damping": 2.0,
+    "slide": 2e-5, "streamed": 0.4, "index": 4.8e9, "certified": 1.0, "product": 100.0, "peak": 6e9, "threads": 2,
+    "batch": {"1000": 10.0, "10000": 90.0}, "top": [[1, 2, 3, 4, 5]],
+}  # fmt: skip
+THEIRS: dict[str, Any] = {
+    "name": "kronfluence", "epoch": 11.0, "fit": 55.0, "self-influence": 33.0, "one query": 22.0, "peak": 1e9,
+    "threads": 2, "batch": {"10000": 440.0}, "top": [[1, 2, 3, 4, 6]], "note": "EK-FAC",
+}  # fmt: skip
+
+
+def test_epochs_are_those_of_the_same_process(bench: ModuleType) -> None:
+    lines = bench.compose({"ekfac": OURS, "kronfluence": THEIRS}).splitlines()
+    assert (
+        "| EK-FAC | 5 (50 s) | 0.0001 (0.001 s) | 0.05 (0.5 s) | 0.2 (2 s) | 1,000: 1 (10 s); 10,000: 9 (90 s) "
+        "| 6.00 GB |" in lines
+    )
+    assert (
+        "| kronfluence 1.0.1 | 5 (55 s) | 3 (33 s) | 2 (22 s) | 2 (22 s) | 10,000: 40 (440 s) | 1.00 GB |"
+        in lines
+    )
+    assert "| fit, with self-influence | 5 | 8 | 1.6 |" in lines
+    assert "| a new query | 0.05 | 2 | 40 |" in lines
+    assert "| a new damping | 0.2 | 2 | 10 |" in lines
+    assert "| 10,000 queries | 9 | 40 | 4.44 |" in lines
+    assert any("the two: 0.67;" in line for line in lines)  # four of six
+    assert any(
+        "takes 1.2 × as long as streaming that once" in line and "0.90 × the time of one plain" in line
+        for line in lines
+    )
+    assert "`make bench`, 2 threads." in lines
+
+
+def test_what_failed_is_said(bench: ModuleType) -> None:
+    text = bench.compose({"ekfac": OURS, "trak": {"name": "trak", "failed": "stopped after 3600 s"}})
+    assert "- TRAK 0.3.2: stopped after 3600 s." in text.splitlines()
+    assert "kronfluence" not in text
+
+
+def test_a_rehearsal_is_called_one(bench: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "ekfac.json").write_text(json.dumps(OURS))
+    found = bench.write(tmp_path, True)
+    assert found == tmp_path / "benchmarks.md"
+    assert "**A rehearsal on 600 pictures: none of these numbers is a result.**" in found.read_text()
