@@ -534,7 +534,7 @@ class Explanation(Saved):
         sign: Sign | None = None,
         width: float = 7.0,
     ) -> Figure:
-        """A figure for print, laid out as the paper's Figures 4 and 5: a row for each label and method.
+        """A figure for print, laid out as the paper's Figures 10 and 11: a row for each label and method.
 
         Args:
             methods: One row each, in this order.

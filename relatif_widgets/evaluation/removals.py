@@ -248,8 +248,9 @@ def leave_one_out(
     The built-in retraining is `Explainer.refit`: the chosen parameters, all others held fixed, to the
     minimum of (1/n) Σ_{j≠i} ℓ_j(θ) + (λ/2)‖θ − θ₀‖² − ∇L(θ₀)ᵀ(θ − θ₀) at the damping λ. For a model
     trained to the optimum of mean loss + (λ/2)‖θ‖² this is the retraining itself, exactly: there
-    ∇L(θ₀) = −λθ₀, and the two objectives differ by a constant. That is the paper's setting, with λ
-    the model's L2 coefficient over the chosen parameters. Away from it (stopped early, another L2
+    ∇L(θ₀) = −λθ₀, and the two objectives differ by a constant. Tables 2 and 4 are measured
+    so in docs/paper.md, with λ the model's L2 coefficient over the chosen parameters; the paper does
+    not give its own. Away from it (stopped early, another L2
     coefficient, a bias left out of it, an objective that is not convex) it answers how this optimum
     moves, which is what influence predicts, and not what your training would give: for that pass
     `retrain`. The loss of the removed example keeps its weight 1/n out of the mean, w_i = 0 (Section 2).

@@ -1,4 +1,4 @@
-"""A figure for print in the layout of the paper's Figures 4 and 5."""
+"""A figure for print in the layout of the paper's Figures 10 and 11."""
 
 from __future__ import annotations
 
