@@ -14,7 +14,7 @@ from relatif_widgets import Explainer
 from relatif_widgets.curvature import CURVATURES, EKFAC, KFAC, Curvature, Lissa, LowRank
 
 seeds = st.integers(0, 10_000)
-few = settings(max_examples=5, deadline=None)
+few = settings(max_examples=3, deadline=None)
 DAMPING = 5.0  # the Hessian of a network that nobody trained is far from definite
 METHODS = ("influence", "theta_relative", "loss_relative")
 
