@@ -4,6 +4,7 @@
  */
 import type { Explanation } from "./explanation";
 import { stopOf } from "./lookup";
+import type { Still } from "./messages";
 import type { ViewState } from "./view/state";
 
 /** From the page: an explanation is kept here with the notebook, and where new controls start. */
@@ -24,11 +25,6 @@ export interface Shown {
   document: Explanation;
   /** The same as static HTML and as text, for hosts without scripts; null until the kernel sent them. */
   still: Still | null;
-}
-
-export interface Still {
-  html: string;
-  text: string;
 }
 
 export function tellHost(root: Element, defaults: Defaults): void {

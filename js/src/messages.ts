@@ -1,5 +1,4 @@
 /** What the live widget says to the kernel and hears from it, and the traits they share. */
-import type { Still } from "./bridge";
 import {
   METHODS,
   type Media,
@@ -111,6 +110,12 @@ export interface StripPage {
   searchable: boolean;
   items: StripItem[];
   sprite: Sprite | null;
+}
+
+/** An explanation as static HTML and as text. */
+export interface Still {
+  html: string;
+  text: string;
 }
 
 export type FromKernel =

@@ -1,8 +1,8 @@
 /** Host: a live widget in a notebook, by anywidget. */
 import type { AnyModel, RenderProps } from "@anywidget/types";
-import { asShown, listen, type Still } from "./bridge";
+import { asShown, listen } from "./bridge";
 import { type Explanation, parseExplanation } from "./explanation";
-import { parseMessage, type ToKernel, type Traits } from "./messages";
+import { parseMessage, type Still, type ToKernel, type Traits } from "./messages";
 import { EVERYTHING } from "./view/filters";
 import { STRIP_COUNT } from "./view/strip";
 import { createView, type ViewState, type ViewStatus } from "./view/view";
