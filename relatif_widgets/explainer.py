@@ -681,9 +681,8 @@ class Explainer:
         index = self._ready().index
         if index.rows is not None and not index.partial:
             return 1
-        numbers = (
-            self.parameter_count + 4 * self.train_size
-        )  # a query's gradient, and its scores by each method
+        # A query's gradient, and its scores by each method.
+        numbers = self.parameter_count + 4 * self.train_size
         return max(1, self._memory // 8 // (numbers * self._task.objective.dtype.itemsize))
 
     def _top(

@@ -133,13 +133,12 @@ class Index:
     def left_out(self, damping: float) -> Float[Tensor, "train"]:
         """What the rows leave out of each self-influence, float64."""
         assert self.rows is not None
-        if self.kept is None:
-            tail = self.basis.tail_weights(self._stops([damping]))
-            left = self.residual(self.rows)
-            return left if tail is None else tail * left
         if damping not in self._left:
-            own = self.self_influence([damping])[0]
-            self._left[damping] = _beyond(own, self._inside(self.rows, [damping])[0])
+            if self.kept is None:
+                (self._left[damping],) = self._tail_part(self.rows, [damping])
+            else:
+                (own,) = self.self_influence([damping])
+                self._left[damping] = _beyond(own, self._inside(self.rows, [damping])[0])
         return self._left[damping]
 
     def query_left_out(
@@ -154,9 +153,13 @@ class Index:
         """
         if self.kept is not None:
             return _beyond(own, self._inside(self.kept.select(queries), dampings))
+        return self._tail_part(queries, dampings)
+
+    def _tail_part(self, rows: Rows, dampings: Sequence[float]) -> Float[Tensor, "stop row"]:
+        """w_tail (‖g‖² − ‖c‖²); nothing where the eigenbasis is complete."""
         tail = self.basis.tail_weights(self._stops(dampings))
-        left = self.residual(queries)
-        return left.expand_as(own) if tail is None else tail[:, None] * left
+        left = self.residual(rows).expand(len(dampings), -1)
+        return left if tail is None else tail[:, None] * left
 
     def _inside(self, rows: Rows, dampings: Sequence[float]) -> Float[Tensor, "stop row"]:
         """Σ w c² over the coordinates that are stored."""

@@ -699,9 +699,8 @@ class ExplanationWidget(anywidget.AnyWidget):
             if shown is None:
                 return
             settled = self._on_display(shown, self.labels)
-        still = settled._repr_mimebundle_(
-            include={"text/html", "text/plain"}
-        )  # the document is there already
+        # The document is there already.
+        still = settled._repr_mimebundle_(include={"text/html", "text/plain"})
         self.send({"kind": "still", "html": still["text/html"], "text": still["text/plain"]})
 
     def _send_check(self, request: dict[str, Any]) -> None:
