@@ -13,7 +13,8 @@ from .report import Report
 
 if TYPE_CHECKING:
     from . import evaluation
-    from .explainer import Explainer, TopK
+    from .best import TopK
+    from .explainer import Explainer
     from .retraining import Check
     from .views.widget import ExplanationWidget
 
@@ -38,7 +39,7 @@ _LAZY = {
     "Check": ".retraining",
     "Explainer": ".explainer",
     "ExplanationWidget": ".views.widget",
-    "TopK": ".explainer",
+    "TopK": ".best",
 }
 
 

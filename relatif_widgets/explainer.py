@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import documents, fitting, media, retraining, scores
+from . import best, documents, fitting, media, retraining
+from .best import TopK
 from .curvature import Curvature, FisherLabels, as_curvature
 from .data import Collate, as_inputs, as_source, batch_length, map_tensors, row_values
 from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
 from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign, Space
 from .gradients import GradientBatch
+from .index import RelativeMethod
 from .neighbors import no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
 from .queries import CLOSE_MARGIN, DefaultLabels, QuerySet
@@ -36,25 +37,6 @@ DAMPINGS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 Storage = Literal["float64", "float32", "float16", "bfloat16"]
 
 SPACES: tuple[Space, ...] = ("inputs", "features")
-
-
-@dataclass(frozen=True)
-class TopK:
-    """The best training examples of each query.
-
-    Attributes:
-        indices: Rows of the training set, best first, [query, k].
-        scores: Their scores, [query, k].
-        certified: True where no example outside can belong to the top k under this
-            curvature, [query]. Always true where every training example is scored exactly.
-            Where the index leaves something out (a low-rank curvature, a memory limit) or
-            is rounded, a shortlist is scored exactly, and vouched for only where a bound
-            rules out everybody else.
-    """
-
-    indices: Int[Tensor, "query k"]
-    scores: Float[Tensor, "query k"]
-    certified: Bool[Tensor, "query"]
 
 
 class Explainer:
@@ -227,7 +209,7 @@ class Explainer:
         """
         chosen = self._damping(damping)
         parts = [
-            torch.cat([score[method] for _, score in self._parts(block, [method], chosen)], dim=1)
+            block if method == "nearest" else self._scored(block, method, chosen)
             for block in self._query_blocks(queries, labels, method)
         ]
         return torch.cat(parts)
@@ -681,8 +663,8 @@ class Explainer:
         index = self._ready().index
         if index.rows is not None and not index.partial:
             return 1
-        # A query's gradient, and its scores by each method.
-        numbers = self.parameter_count + 4 * self.train_size
+        # A query's gradient, the same rotated and solved for; bounds and temporaries on a part.
+        numbers = 6 * self.parameter_count
         return max(1, self._memory // 8 // (numbers * self._task.objective.dtype.itemsize))
 
     def _top(
@@ -715,78 +697,28 @@ class Explainer:
             raise ChoiceError(f"k={k}; expected 1 to {self.train_size}, the number of training examples.")
         chosen = self._damping(damping)
         found: dict[Method, list[TopK]] = {method: [] for method in methods}
-        scored: list[Method] = [method for method in methods if method != "nearest"]
-        near: list[Method] = [method for method in methods if method == "nearest"]
-        for together in (scored, near):
-            if not together:
-                continue
-            for block in self._query_blocks(queries, labels, together[0]):
-                for method, top in self._best(block, k, together, chosen, sign).items():
-                    found[method].append(top)
-                progress(len(block) * len(together))
-        return {method: _joined(blocks) for method, blocks in found.items()}
+        scored: list[RelativeMethod] = [method for method in methods if method != "nearest"]
+        for block in self._query_blocks(queries, labels, scored[0]) if scored else ():
+            for method, top in best.top_k(self._scorer(), block, chosen, scored, k, sign).items():
+                found[method].append(top)
+            progress(len(block) * len(scored))
+        for distances in self._query_blocks(queries, labels, "nearest") if "nearest" in methods else ():
+            nearest = best.Running(k, sign)
+            nearest.add(0, distances)
+            found["nearest"].append(nearest.top(certified=True))
+            progress(len(distances))
+        return {method: TopK.joined(blocks) for method, blocks in found.items()}
 
-    def _parts(
-        self, block: Tensor, methods: Sequence[Method], damping: float
-    ) -> Iterator[tuple[slice, dict[Method, Tensor]]]:
-        """Scores of one part of the training set after the other; "nearest" is asked for alone."""
-        relative = [method for method in methods if method != "nearest"]
-        if not relative:
-            yield slice(0, self.train_size), {"nearest": block}
-            return
+    def _scored(self, block: Tensor, method: RelativeMethod, damping: float) -> Tensor:
+        """Scores of the whole training set, [query, train]."""
         scorer = self._scorer()
-        if relative != ["influence"]:
+        if method != "influence":
             scorer.prepare([damping], _silent)
-        for part, influence in scorer.influence(block, [damping], _silent):
-            yield (
-                part,
-                {
-                    method: scorer.index.relative(method, influence[:, 0], damping, part)
-                    for method in relative
-                },
-            )
-
-    def _best(
-        self, block: Tensor, k: int, methods: Sequence[Method], damping: float, sign: Sign
-    ) -> dict[Method, TopK]:
-        """The k best for each query of a block, by each method; "nearest" is asked for alone."""
-        scorer = self._scorer()
-        relative = [method for method in methods if method != "nearest"]
-        listed = None
-        if relative:
-            scorer.prepare([damping], _silent)
-            listed = scorer.shortlist(block, [damping], relative, 4 * k, _silent)
-        if listed is not None:
-            tops: dict[Method, TopK] = {}
-            for name in relative:
-                score = scorer.index.relative(name, listed.influence[:, 0], damping, listed.rows)
-                found, value = scores.top_k(score, k, sign)
-                sure = scorer.certified(listed, value[:, -1], name, damping, sign)
-                tops[name] = TopK(listed.rows[found], value, sure)
-            return tops
-        best: dict[Method, tuple[Tensor, Tensor]] = {}
-        for part, scored in self._parts(block, methods, damping):
-            for method, score in scored.items():
-                found, value = scores.top_k(score, min(k, score.shape[1]), sign)
-                found = found + part.start
-                if method in best:
-                    # Earlier parts come first, so equal scores stay in index order.
-                    before = best[method]
-                    found, value = torch.cat([before[0], found], 1), torch.cat([before[1], value], 1)
-                    order, value = scores.top_k(value, min(k, value.shape[1]), sign)
-                    found = found.gather(1, order)
-                best[method] = found, value
-        exact = not relative or not scorer.index.rounded
-        sure = torch.full((len(block),), exact, device=block.device)
-        return {method: TopK(*pair, sure) for method, pair in best.items()}
-
-
-def _joined(blocks: Sequence[TopK]) -> TopK:
-    return TopK(
-        torch.cat([block.indices for block in blocks]),
-        torch.cat([block.scores for block in blocks]),
-        torch.cat([block.certified for block in blocks]),
-    )
+        parts = [
+            scorer.index.relative(method, influence[:, 0], damping, part)
+            for part, influence in scorer.influence(block, [damping], _silent)
+        ]
+        return torch.cat(parts, dim=1)
 
 
 def _count(option: str, value: Any) -> int:

@@ -194,25 +194,44 @@ def _columns(part: Part, columns: Int[Tensor, "kept"]) -> Float[Tensor, "row kep
     return part.left[:, columns // into] * part.right[:, columns % into]
 
 
-def influence(
-    queries: Rows, train: Rows, weights: Float[Tensor, "stop dim"]
+MANY = 32
+"""Vectors from which an outer product is written out for one large matrix product."""
+
+
+def preconditioned(
+    queries: Rows, weights: Float[Tensor, "stop dim"], dtype: torch.dtype
+) -> list[Float[Tensor, "query stop _"]]:
+    """w c_test part by part, in the precision that it is multiplied in; see `scores.preconditioned`."""
+    return [
+        scores.preconditioned(query.dense() if isinstance(query, Outer) else query, weight).to(dtype)
+        for query, weight in zip(queries.parts, torch.split(weights, queries.sizes, dim=1), strict=True)
+    ]
+
+
+def products(
+    queries: list[Float[Tensor, "query stop _"]], train: Rows, dtype: torch.dtype
 ) -> Float[Tensor, "query stop row"]:
-    """Σ w c_test c_i over all parts, at every stop; see `scores.influence`."""
+    """Σ w c_test c_i over all parts, summed in the given precision; see `scores.influence`."""
     total: Tensor | None = None
-    for query, part, weight in zip(
-        queries.parts, train.parts, torch.split(weights, train.sizes, dim=1), strict=True
-    ):
-        dense = query.dense() if isinstance(query, Outer) else query
-        if isinstance(part, Outer):
-            out, into = part.left.shape[1], part.right.shape[1]
-            middle = (dense[:, None, :] * weight).reshape(-1, out, into)  # [query·stop, out, into]
-            flat = torch.stack([((part.right @ one.T) * part.left).sum(1) for one in middle])
-            score = flat.reshape(len(queries), len(weights), len(train))
+    for query, part in zip(queries, train.parts, strict=True):
+        if isinstance(part, Outer) and query.shape[0] * query.shape[1] < MANY:
+            left, right = part.left.to(dtype), part.right.to(dtype)
+            middle = query.to(dtype).reshape(-1, left.shape[1], right.shape[1])
+            flat = torch.stack([((right @ one.T) * left).sum(1) for one in middle])
+            score = flat.reshape(*query.shape[:2], len(train))
         else:
-            score = scores.influence(dense, part, weight)
+            dense = part.dense() if isinstance(part, Outer) else part
+            score = scores.influence(query, dense.to(query.dtype)).to(dtype)
         total = score if total is None else total.add_(score)
     assert total is not None
     return total
+
+
+def influence(
+    queries: Rows, train: Rows, weights: Float[Tensor, "stop dim"]
+) -> Float[Tensor, "query stop row"]:
+    """Both at once, for one part of the training set."""
+    return products(preconditioned(queries, weights, weights.dtype), train, weights.dtype)
 
 
 def weighted_squares(rows: Rows, weights: Float[Tensor, "stop dim"]) -> Float[Tensor, "stop row"]:
@@ -228,7 +247,7 @@ def weighted_squares(rows: Rows, weights: Float[Tensor, "stop dim"]) -> Float[Te
     return total
 
 
-def products(queries: Rows, train: Rows) -> Float[Tensor, "query row"]:
+def plain_products(queries: Rows, train: Rows) -> Float[Tensor, "query row"]:
     """c_test · c_i."""
     ones = queries.tensors[0].new_ones(1, sum(queries.sizes))
     return influence(queries, train, ones)[:, 0]

@@ -24,10 +24,20 @@ from torch import Tensor
 from .errors import ModelError
 
 
+def preconditioned(
+    queries: Float[Tensor, "query dim"], weights: Float[Tensor, "stop dim"]
+) -> Float[Tensor, "query stop dim"]:
+    """(H+λI)⁻¹ g_test in the eigenbasis, w c_test, at all dampings.
+
+    Args:
+        queries: Rotated gradients of the queries' losses.
+        weights: 1/(Λ+λ), a row per damping.
+    """
+    return queries[:, None, :] * weights
+
+
 def influence(
-    queries: Float[Tensor, "query dim"],
-    train: Float[Tensor, "train dim"],
-    weights: Float[Tensor, "stop dim"],
+    queries: Float[Tensor, "query stop dim"], train: Float[Tensor, "train dim"]
 ) -> Float[Tensor, "query stop train"]:
     """Influence of every training example on every query's loss (IF), at all dampings at once.
 
@@ -37,20 +47,17 @@ def influence(
     read from memory once.
 
     Args:
-        queries: Rotated gradients of the queries' losses.
+        queries: What `preconditioned` made of the queries' gradients.
         train: Rotated per-example gradients.
-        weights: 1/(Λ+λ), a row per damping.
 
     Returns:
         Influence in units of loss, [query, stop, train].
 
     >>> c = torch.tensor([[2.0, 0.0]]); w = torch.tensor([[0.5, 1.0]])
-    >>> influence(c, torch.tensor([[3.0, 7.0]]), w)
+    >>> influence(preconditioned(c, w), torch.tensor([[3.0, 7.0]]))
     tensor([[[3.]]])
     """
-    preconditioned = queries[:, None, :] * weights  # [query, stop, dim]
-    flat = preconditioned.reshape(-1, queries.shape[1])
-    return (flat @ train.T).reshape(len(queries), len(weights), len(train))
+    return (queries.flatten(0, 1) @ train.T).reshape(*queries.shape[:2], len(train))
 
 
 def preconditioned_norm(
@@ -143,13 +150,14 @@ def top_k(
     (tensor([[2, 3]]), tensor([[3., 3.]]))
     """
     key = {"positive": scores, "negative": -scores, "both": scores.abs()}[sign]
-    threshold = key.topk(k, dim=1).values[:, -1]
-    indices = torch.empty(len(scores), k, dtype=torch.int64, device=scores.device)
-    for row, (values, least) in enumerate(zip(key, threshold, strict=True)):
-        # torch.topk leaves the order of equal scores, and which of them enters, to
-        # chance; a stable sort of the few at or above the k-th value does not.
-        candidates = torch.nonzero(values >= least).squeeze(1)
-        order = torch.sort(values[candidates], descending=True, stable=True).indices[:k]
+    best = key.topk(min(k + 1, key.shape[1]), dim=1)
+    indices = best.indices[:, :k].clone()
+    # torch.topk leaves the order of equal scores, and which of them enters, to chance;
+    # a stable sort of the few at or above the k-th value does not.
+    equal = (best.values[:, 1:] == best.values[:, :-1]).any(1)
+    for row in torch.nonzero(equal)[:, 0].tolist():
+        candidates = torch.nonzero(key[row] >= best.values[row, k - 1])[:, 0]
+        order = torch.sort(key[row, candidates], descending=True, stable=True).indices[:k]
         indices[row] = candidates[order]
     return indices, scores.gather(1, indices)
 

@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import rows as rotated
@@ -38,16 +39,10 @@ class Shortlist:
     Attributes:
         rows: Which training examples, ascending.
         influence: Of each on every query at every stop.
-        core: Of all training examples, but for what the rows leave out.
-        own: Self-influence of the queries.
-        left_out: What the rows' coordinates leave out of that.
     """
 
     rows: Int[Tensor, "some"]
     influence: Float[Tensor, "query stop some"]
-    core: Float[Tensor, "query stop train"]
-    own: Float[Tensor, "stop query"]
-    left_out: Float[Tensor, "stop query"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ class Scorer:
         None where that is no less work than scoring everybody.
         """
         index, basis = self.index, self.index.basis
-        if index.rows is None or not index.partial or basis.solver is not None:
+        if not index.ranks:
             return None
         if not all(basis.is_definite(damping) for damping in dampings):
             return None  # no Cauchy-Schwarz, and normalizers that are not real
@@ -133,7 +128,7 @@ class Scorer:
         if keep * len(gradients) * len(dampings) > 8 * index.count or 4 * keep > index.count:
             return None
         queries = index.basis.rotation.rotate(gradients)
-        core = torch.cat([part for _, part in index.influence(queries, dampings)], dim=2)
+        core = torch.cat([part for _, part in index.influence(queries, dampings, rough=True)], dim=2)
         progress(0.2)
         everybody = slice(0, index.count)
         chosen = torch.zeros(index.count, dtype=torch.bool, device=core.device)
@@ -146,15 +141,14 @@ class Scorer:
         progress(0.4)
         if basis.tail is not None and not index.rounded:  # what is missing is the same at all dampings
             parts = self._listed(rows, gradients, lambda done: progress(0.4 + 0.6 * done))
-            left = parts - rotated.products(queries, index.some(rows))
+            left = parts - rotated.plain_products(queries, index.some(rows))
             tail = self._tail(dampings, gradients)
             influence = core[:, :, rows] + tail[:, None] * left[:, None]
         else:
             solved = torch.stack([basis.solve(gradients, damping) for damping in dampings], dim=1)
             parts = self._listed(rows, solved.flatten(0, 1), lambda done: progress(0.4 + 0.6 * done))
             influence = parts.reshape(len(gradients), len(dampings), -1)
-        _, own = index.norms(queries, dampings)
-        return Shortlist(rows, influence, core, own, index.query_left_out(queries, own, dampings))
+        return Shortlist(rows, influence)
 
     def _listed(
         self, rows: Int[Tensor, "some"], vectors: Float[Tensor, "vector param"], progress: Progress
@@ -169,33 +163,29 @@ class Scorer:
                 progress(done / len(rows))
         return torch.cat(products, dim=1)
 
-    def certified(
+    def pairs(
         self,
-        listed: Shortlist,
-        worst: Float[Tensor, "query"],
-        method: RelativeMethod,
-        damping: float,
-        sign: str,
-    ) -> Bool[Tensor, "query"]:
-        """Whether nobody outside the shortlist can score better than `worst`, at its one stop."""
-        index = self.index
-        assert index.rows is not None
-        stored = index.rows.tensors[0].dtype
-        if stored == torch.float16:  # small numbers lose all their digits
-            return torch.zeros_like(worst, dtype=torch.bool)
-        # By Cauchy-Schwarz: of the coordinates that are left out, and of the rounding of the others.
-        rounding = 2 * torch.finfo(stored).eps if index.rounded else 16 * torch.finfo(index.dtype).eps
-        (own,) = index.self_influence([damping])
-        slack = listed.left_out[0].sqrt()[:, None] * index.left_out(damping).sqrt()
-        slack += rounding * listed.own[0].sqrt()[:, None] * own.sqrt()
-        core = listed.core[:, 0].double()
-        signed = {"positive": core, "negative": -core, "both": core.abs()}[sign]
-        bound = index.relative(method, signed + slack, damping, slice(0, index.count))
-        bound[:, listed.rows] = -torch.inf
-        least = worst if sign == "positive" else -worst if sign == "negative" else worst.abs()
-        # Normalizers come from the rounded rows.
-        shy = rounding if index.rounded else 0.0
-        return bound.amax(1) + shy * bound.amax(1).abs() < least - shy * least.abs()
+        rows: Int[Tensor, "pair"],
+        at: Int[Tensor, "pair"],
+        vectors: Float[Tensor, "vector param"],
+    ) -> Float[Tensor, "pair"]:
+        """g_i·v of some pairs only, the gradients computed afresh.
+
+        Args:
+            rows: Training examples, ascending.
+            at: The vector of each; no pair comes twice, and those of one example ascend.
+            vectors: v.
+        """
+        some, counts = torch.unique_consecutive(rows, return_counts=True)
+        products: list[Tensor] = []
+        done = first = 0
+        with self.task.evaluating():
+            for batch in self.task.some(some.tolist(), self.at_once):
+                own = counts[done : done + len(batch.targets)]
+                last = first + int(own.sum())
+                products.append(_sampled(batch.gradients, own, at[first:last], vectors))
+                done, first = done + len(batch.targets), last
+        return torch.cat(products)
 
     def _tail(self, dampings: Sequence[float], like: Tensor) -> Float[Tensor, "stop"]:
         weights = self.index.basis.tail_weights(
@@ -217,6 +207,23 @@ class Scorer:
                     slice(batch.first, batch.first + len(batch.targets)),
                     batch.products(vectors, forward=forward),
                 )
+
+
+def _sampled(
+    gradients: Float[Tensor, "row param"],
+    counts: Int[Tensor, "row"],
+    at: Int[Tensor, "pair"],
+    vectors: Float[Tensor, "vector param"],
+) -> Float[Tensor, "pair"]:
+    """The product of each gradient with its own few vectors."""
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)")
+        pattern = torch.sparse_csr_tensor(
+            starts, at, vectors.new_zeros(len(at)), (len(gradients), len(vectors)), check_invariants=False
+        )
+        found: Tensor = torch.sparse.sampled_addmm(pattern, gradients, vectors.T, beta=0.0).values()
+    return found
 
 
 def _share(progress: Progress, at: int, of: int) -> Progress:

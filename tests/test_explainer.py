@@ -68,7 +68,9 @@ def test_top_k_is_the_best_of_scores(
     index = explainer._ready().index
     whole = type(index).influence
     # Small parts, so that the best of several parts must be merged.
-    monkeypatch.setattr(type(index), "influence", lambda self, q, d, step=None: whole(self, q, d, step=9))
+    monkeypatch.setattr(
+        type(index), "influence", lambda self, *args, **options: whole(self, *args, step=9, **options)
+    )
     found = explainer.top_k(x, k=7, method=method, damping=0.1, sign=sign)
     assert torch.equal(found.indices, right[0])
     torch.testing.assert_close(found.scores, right[1])
@@ -81,7 +83,9 @@ def test_equal_scores_are_listed_by_index_even_across_parts(monkeypatch: pytest.
     explainer = Explainer(mlp(), twice, curvature="fisher").fit(progress=False)
     index = explainer._ready().index
     whole = type(index).influence
-    monkeypatch.setattr(type(index), "influence", lambda self, q, d, step=None: whole(self, q, d, step=5))
+    monkeypatch.setattr(
+        type(index), "influence", lambda self, *args, **options: whole(self, *args, step=5, **options)
+    )
     found = explainer.top_k(x[:1], k=4)
     first, second = found.indices[0, :2].tolist()
     assert second == first + 6
@@ -507,7 +511,11 @@ def test_rows_may_be_kept_in_less_precision(curvature: str, storage: object, dig
     assert full is not None
     assert half is not None
     assert half.nbytes < 0.6 * full.nbytes
-    assert not rounded.top_k(x[:4], k=3).certified.any()
+    for method in ("influence", "loss_relative"):
+        found, best = (one.top_k(x[:30], k=3, method=method) for one in (rounded, exact))
+        assert bool(found.certified.any()) == (name != "float16")
+        ours, theirs = (one.indices[found.certified].sort(1).values for one in (found, best))
+        assert torch.equal(ours, theirs)
 
 
 def test_a_gradient_too_large_for_its_storage_is_refused() -> None:

@@ -24,10 +24,9 @@ seeds = st.integers(0, 10_000)
 
 
 def test_influence_by_hand() -> None:
+    weights = torch.tensor([[1.0, 1.0], [0.5, 0.25]])
     found = scores.influence(
-        torch.tensor([[1.0, 2.0]]),
-        torch.tensor([[3.0, 4.0], [0.0, -1.0]]),
-        torch.tensor([[1.0, 1.0], [0.5, 0.25]]),
+        scores.preconditioned(torch.tensor([[1.0, 2.0]]), weights), torch.tensor([[3.0, 4.0], [0.0, -1.0]])
     )
     assert found.tolist() == [[[11.0, -2.0], [3.5, -0.5]]]  # [query, stop, train]
 
@@ -45,7 +44,7 @@ def test_relative_influence_does_not_change_when_a_gradient_is_scaled(seed: int,
     query, train, weights = rows(1, 6, seed), rows(5, 6, seed + 1), weights_of([0.1], 6, seed + 2)
 
     def both(train: Tensor) -> tuple[Tensor, Tensor]:
-        influence = scores.influence(query, train, weights)[0]
+        influence = scores.influence(scores.preconditioned(query, weights), train)[0]
         return (
             scores.theta_relative(influence, scores.preconditioned_norm(train, weights)),
             scores.loss_relative(influence, scores.self_influence(train, weights)),
@@ -61,7 +60,8 @@ def test_theta_relative_is_the_cosine_with_the_change_in_parameters(seed: int) -
     """Section 3.3: I/‖H⁻¹g_i‖ = cos(g_test, H⁻¹g_i) ‖g_test‖."""
     query, train, weights = rows(1, 6, seed), rows(5, 6, seed + 1), weights_of([0.1], 6, seed + 2)
     found = scores.theta_relative(
-        scores.influence(query, train, weights)[0, 0], scores.preconditioned_norm(train, weights)[0]
+        scores.influence(scores.preconditioned(query, weights), train)[0, 0],
+        scores.preconditioned_norm(train, weights)[0],
     )
     change = train * weights
     right = torch.cosine_similarity(query, change) * query.norm()
@@ -74,7 +74,7 @@ def test_loss_relative_never_exceeds_the_queries_own(seed: int) -> None:
     """A cosine in the metric (H+λI)⁻¹: |I_test,i| / √I_i,i ≤ √I_test,test, with equality for itself."""
     train, weights = rows(8, 6, seed), weights_of([0.3], 6, seed + 1)
     own = scores.self_influence(train, weights)[0]
-    found = scores.loss_relative(scores.influence(train, train, weights)[:, 0], own)
+    found = scores.loss_relative(scores.influence(scores.preconditioned(train, weights), train)[:, 0], own)
     assert (found.abs() <= own.sqrt()[:, None] * (1 + 1e-12)).all()
     torch.testing.assert_close(found.diagonal(), own.sqrt())
 
@@ -83,17 +83,18 @@ def test_loss_relative_never_exceeds_the_queries_own(seed: int) -> None:
 @settings(max_examples=20, deadline=None)
 def test_all_damping_stops_at_once_equal_each_alone(seed: int) -> None:
     query, train, weights = rows(3, 6, seed), rows(5, 6, seed + 1), weights_of([0.01, 0.1, 1.0], 6, seed + 2)
-    together = scores.influence(query, train, weights)
+    together = scores.influence(scores.preconditioned(query, weights), train)
     for stop in range(3):
         torch.testing.assert_close(
-            together[:, stop], scores.influence(query, train, weights[stop : stop + 1])[:, 0]
+            together[:, stop],
+            scores.influence(scores.preconditioned(query, weights[stop : stop + 1]), train)[:, 0],
         )
 
 
 def test_large_damping_tends_to_the_identity() -> None:
     query, train = rows(2, 6, 0), rows(5, 6, 1)
     damping = 1e9
-    found = scores.influence(query, train, weights_of([damping], 6, 2))[:, 0] * damping
+    found = scores.influence(scores.preconditioned(query, weights_of([damping], 6, 2)), train)[:, 0] * damping
     torch.testing.assert_close(found, query @ train.T, rtol=1e-7, atol=1e-7)
 
 
@@ -107,7 +108,7 @@ def test_relative_influence_survives_gradients_whose_square_underflows() -> None
     tiny = torch.full((1, 4), 1e-25)  # its square is 0 in float32
     ordinary = torch.ones(1, 4)
     weights = torch.ones(1, 4)
-    influence = scores.influence(ordinary, torch.cat([tiny, ordinary]), weights)[0, 0]
+    influence = scores.influence(scores.preconditioned(ordinary, weights), torch.cat([tiny, ordinary]))[0, 0]
     found = scores.loss_relative(influence, scores.self_influence(torch.cat([tiny, ordinary]), weights)[0])
     assert found.tolist() == pytest.approx([2.0, 2.0], rel=1e-6)
 

@@ -1,0 +1,259 @@
+"""The best training examples of many queries, without ever holding [query, train].
+
+- Where the index tells scores to the last digit, or everybody is scored by a pass over
+  the training set, the best so far are kept while the scores come part by part.
+- Where its rows leave something out or are rounded, their scores make a shortlist for
+  each query and method. Only the pairs on a list are scored exactly, from gradients
+  computed afresh; a bound on everybody else makes the certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from . import scores
+from .explanation import Sign
+from .index import Index, RelativeMethod
+from .rows import Rows
+from .scoring import SHORTLIST, Scorer
+
+ROUNDED = 20
+"""Examples on a list beside the k best, where rows are only rounded: bfloat16 held the top 5 among the top 20."""
+
+PAIRS = 50
+"""A product of one pair costs as much as so many out of one large matrix product."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The best training examples of each query.
+
+    Attributes:
+        indices: Rows of the training set, best first, [query, k].
+        scores: Their scores, [query, k].
+        certified: True where no example outside can belong to the top k under this
+            curvature, [query]. Always true where every training example is scored exactly.
+            Where the index leaves something out (a low-rank curvature, a memory limit) or
+            is rounded, a shortlist is scored exactly, and vouched for only where a bound
+            rules out everybody else.
+    """
+
+    indices: Int[Tensor, "query k"]
+    scores: Float[Tensor, "query k"]
+    certified: Bool[Tensor, "query"]
+
+    @classmethod
+    def joined(cls, blocks: Sequence[TopK]) -> TopK:
+        """Those of consecutive queries."""
+        return cls(
+            torch.cat([block.indices for block in blocks]),
+            torch.cat([block.scores for block in blocks]),
+            torch.cat([block.certified for block in blocks]),
+        )
+
+
+class Running:
+    """The k best of scores that come part by part; equal ones by ascending index."""
+
+    def __init__(self, k: int, sign: Sign) -> None:
+        self._k, self._sign = k, sign
+        self._best: tuple[Tensor, Tensor] | None = None
+
+    def add(self, first: int, score: Float[Tensor, "query part"]) -> None:
+        """Scores of the training examples from `first` on."""
+        found, value = scores.top_k(score, min(self._k, score.shape[1]), self._sign)
+        found = found + first
+        if self._best is not None:
+            # Earlier parts come first, so equal scores stay in index order.
+            found, value = torch.cat([self._best[0], found], 1), torch.cat([self._best[1], value], 1)
+            order, value = scores.top_k(value, min(self._k, value.shape[1]), self._sign)
+            found = found.gather(1, order)
+        self._best = found, value
+
+    def top(self, certified: bool) -> TopK:
+        """The best of all that came."""
+        assert self._best is not None
+        indices, value = self._best
+        return TopK(
+            indices, value, torch.full((len(value),), certified, dtype=torch.bool, device=value.device)
+        )
+
+
+class Candidates:
+    """Those with the largest estimates, and how good anybody else can be.
+
+    Attributes:
+        rows: Of the training set, [query, at most `keep`].
+        outside: The largest bound of those who are on no list, [query].
+    """
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._lists: tuple[Tensor, Tensor, Tensor] | None = None
+        self.outside: Tensor | None = None
+
+    @property
+    def rows(self) -> Int[Tensor, "query keep"]:
+        assert self._lists is not None
+        return self._lists[0]
+
+    def add(
+        self, first: int, estimate: Float[Tensor, "query part"], bound: Float[Tensor, "query part"]
+    ) -> None:
+        """Signed estimates of the training examples from `first` on, and bounds; the latter are overwritten."""
+        if self.outside is None:
+            self.outside = torch.full_like(bound[:, 0], -torch.inf)
+        place = torch.arange(first, first + estimate.shape[1], device=estimate.device).expand_as(estimate)
+        lists = self._best(place, estimate, bound)
+        if self._lists is not None:
+            joined = (torch.cat(pair, dim=1) for pair in zip(self._lists, lists, strict=True))
+            lists = self._best(*joined)
+        self._lists = lists
+
+    def _best(self, place: Tensor, estimate: Tensor, bound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if estimate.shape[1] <= self._keep:
+            return place, estimate, bound
+        chosen = estimate.topk(self._keep, dim=1).indices
+        kept = place.gather(1, chosen), estimate.gather(1, chosen), bound.gather(1, chosen)
+        assert self.outside is not None
+        self.outside = torch.maximum(self.outside, bound.scatter_(1, chosen, -torch.inf).amax(1))
+        return kept
+
+
+def top_k(
+    scorer: Scorer,
+    gradients: Float[Tensor, "query param"],
+    damping: float,
+    methods: Sequence[RelativeMethod],
+    k: int,
+    sign: Sign,
+) -> dict[RelativeMethod, TopK]:
+    """The k best of every query by each method; the numerators are shared.
+
+    Args:
+        scorer: Of the training set.
+        gradients: Of the queries' losses.
+        damping: λ.
+        methods: Which, each once.
+        k: How many.
+        sign: As in `scores.top_k`.
+    """
+    index = scorer.index
+    if any(method != "influence" for method in methods):
+        scorer.prepare([damping], lambda done: None)
+    keep = _length(index, damping, k, len(gradients), len(methods))
+    if keep is not None:
+        return _shortlisted(scorer, gradients, damping, methods, k, sign, keep)
+    best = {method: Running(k, sign) for method in methods}
+    for part, influence in scorer.influence(gradients, [damping], lambda done: None):
+        for method, running in best.items():
+            running.add(part.start, index.relative(method, influence[:, 0], damping, part))
+    return {method: running.top(not index.rounded) for method, running in best.items()}
+
+
+def _length(index: Index, damping: float, k: int, queries: int, methods: int) -> int | None:
+    """How long the shortlists have to be; None where everybody is scored instead."""
+    if not index.ranks or not index.basis.is_definite(damping):
+        return None  # no Cauchy-Schwarz, and normalizers that are not real
+    if index.complete:
+        return min(k + ROUNDED, index.count)
+    keep = min(max(4 * k, SHORTLIST), index.count)
+    if 4 * keep * methods * queries <= index.count:  # few gradients
+        return 2 * keep
+    return keep if PAIRS * keep * methods <= index.count or index.rounded else None
+
+
+def _shortlisted(
+    scorer: Scorer,
+    gradients: Float[Tensor, "query param"],
+    damping: float,
+    methods: Sequence[RelativeMethod],
+    k: int,
+    sign: Sign,
+    keep: int,
+) -> dict[RelativeMethod, TopK]:
+    index = scorer.index
+    scorer.prepare([damping], lambda done: None)  # of the bounds
+    candidates = _candidates(index, index.basis.rotation.rotate(gradients), damping, methods, sign, keep)
+    lists = {method: one.rows.sort(1).values for method, one in candidates.items()}
+    exact = _on_lists(scorer, index.basis.solve(gradients, damping), lists)
+    stored = index.stored_dtype
+    found = {}
+    for method, rows in lists.items():
+        score = index.relative(method, exact[method], damping, rows)
+        places, value = scores.top_k(score, k, sign)
+        rival = candidates[method].outside
+        assert rival is not None
+        # Normalizers come from the rounded rows, so that another one on the list may be better too.
+        shy = 0.0 if method == "influence" or not index.rounded else torch.finfo(stored).eps
+        if shy and k < rows.shape[1]:
+            _, next_best = scores.top_k(score, k + 1, sign)
+            rival = torch.maximum(rival, _signed(next_best[:, -1], sign))
+        least = _signed(value[:, -1], sign)
+        sure = (rival == -torch.inf) | (rival + shy * rival.abs() < least - shy * least.abs())
+        if stored == torch.float16:  # small numbers lose all their digits
+            sure = torch.zeros_like(sure)
+        found[method] = TopK(rows.gather(1, places), value, sure)
+    return found
+
+
+def _candidates(
+    index: Index,
+    queries: Rows,
+    damping: float,
+    methods: Sequence[RelativeMethod],
+    sign: Sign,
+    keep: int,
+) -> dict[RelativeMethod, Candidates]:
+    """For every query and method those with the best scores by the rows, in one pass over these.
+
+    By Cauchy-Schwarz nobody is further off than the roots of what the rows leave out
+    of both self-influences, and of their rounding.
+    """
+    (own,) = index.self_influence([damping])
+    _, asked = index.norms(queries, [damping])
+    missing = index.query_left_out(queries, asked, [damping])[0]
+    reach = torch.stack([missing.sqrt(), index.rounding * asked[0].sqrt()], dim=1).to(index.dtype)
+    others = torch.stack([index.left_out(damping).sqrt(), own.sqrt()]).to(index.dtype)
+    one = torch.ones(index.count, dtype=index.dtype, device=own.device)
+    # 1 / normalizer; scores are its product with the numerator.
+    scales = {
+        method: index.relative(method, one, damping, slice(0, index.count))
+        for method in methods
+        if method != "influence"
+    }
+    candidates = {method: Candidates(keep) for method in methods}
+    for part, core in index.influence(queries, [damping], rough=True):
+        estimate = _signed(core[:, 0], sign)
+        bound = torch.addmm(estimate, reach, others[:, part])
+        for method, lists in candidates.items():
+            if method == "influence":
+                lists.add(part.start, estimate, bound.clone())
+            else:
+                scale = scales[method][part]
+                lists.add(part.start, estimate * scale, bound * scale)
+    return candidates
+
+
+def _on_lists(
+    scorer: Scorer,
+    solved: Float[Tensor, "query param"],
+    lists: dict[RelativeMethod, Int[Tensor, "query keep"]],
+) -> dict[RelativeMethod, Float[Tensor, "query keep"]]:
+    """Exact influence of those on the lists; a pair on several of them is computed once."""
+    count = len(solved)
+    query = torch.arange(count, device=solved.device)[:, None]
+    codes = {method: rows * count + query for method, rows in lists.items()}
+    every = torch.unique(torch.cat([code.flatten() for code in codes.values()]))
+    products = scorer.pairs(every // count, every % count, solved)
+    return {method: products[torch.searchsorted(every, code)] for method, code in codes.items()}
+
+
+def _signed(score: Tensor, sign: Sign) -> Tensor:
+    """So that the best are the largest."""
+    return {"positive": lambda: score, "negative": lambda: -score, "both": score.abs}[sign]()
