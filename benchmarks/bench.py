@@ -51,7 +51,7 @@ def give(folder: Path, quick: bool) -> None:
 
     (images, labels), (test, _) = tutorial_data.cifar10(600 if quick else None, 60 if quick else None)
     model = cifar.convnet(0)
-    epochs, batch = (2, 64) if quick else (16, 128)
+    epochs, batch = (2, 64) if quick else (24, 128)
     inputs = cifar.as_inputs(images)
     tutorial_data.trained(
         "cifar", model,

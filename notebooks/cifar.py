@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -40,52 +38,59 @@ def train_convnet(
     inputs: Tensor,
     labels: Tensor,
     *,
-    epochs: int = 16,
+    epochs: int = 24,
     batch_size: int = 128,
-    learning_rate: float = 0.01,
-    held_out: float = 0.1,
+    learning_rate: float = 0.1,
+    weight_decay: float = 1e-3,
+    held_out: float = 0.0,
     seed: int = 0,
     log: bool = False,
 ) -> list[float]:
-    """Train in place, by Adam with one cycle of the learning rate; no augmentation.
+    """Train in place, by SGD with Nesterov's momentum and one cycle of the learning rate; no augmentation.
 
-    A part of the examples is held out, and the epoch that does best on it is kept.
+    The defaults were chosen with `held_out=0.1`, which gave 74.3 % on the part held out; Adam, less
+    weight decay, fewer epochs and other pooling gave less. With them all examples are trained on.
 
     Args:
         model: What `convnet` made.
         inputs, labels: As `as_inputs` gives them, and classes, [n].
-        epochs: Most passes over the training set.
+        epochs: Passes over the training set.
         batch_size: Examples a step.
         learning_rate: At the top of the cycle.
-        held_out: Share of the examples that choose the epoch and are not trained on.
+        weight_decay: λ of λ/2 ‖θ‖².
+        held_out: Share of the examples that are not trained on, to choose settings by.
         seed: Of the held-out part and the order of the batches.
-        log: Print each epoch's accuracy.
+        log: Print each epoch's loss, and accuracy on the held-out part.
 
     Returns:
-        Accuracy on the held-out part after each epoch.
+        Accuracy on the held-out part after each epoch, if there is one.
     """
     dice = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(labels), generator=dice)
     kept = round(held_out * len(labels))
     held, rows = rows[:kept], rows[kept:]
-    optimizer = torch.optim.Adam(model.parameters(), weight_decay=1e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=learning_rate, epochs=epochs, steps_per_epoch=-(-len(rows) // batch_size)
     )
-    best, accuracies = copy.deepcopy(model.state_dict()), []
+    accuracies: list[float] = []
     for epoch in range(epochs):
+        total = 0.0
         for batch in rows[torch.randperm(len(rows), generator=dice)].split(batch_size):
             loss = nn.functional.cross_entropy(model(inputs[batch]), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        accuracies.append(accuracy(model, inputs[held], labels[held]))
-        if accuracies[-1] == max(accuracies):
-            best = copy.deepcopy(model.state_dict())
+            total += float(loss.detach()) * len(batch)
+        line = f"epoch {epoch + 1:2}: loss {total / len(rows):.3f}"
+        if kept:
+            accuracies.append(accuracy(model, inputs[held], labels[held]))
+            line += f", {accuracies[-1]:.1%} of the held-out pictures"
         if log:
-            print(f"epoch {epoch + 1:2}: {accuracies[-1]:.1%} of the held-out pictures", flush=True)
-    model.load_state_dict(best)
+            print(line, flush=True)
     return accuracies
 
 

@@ -188,7 +188,7 @@ def cifar_convnet(
     curvature: str | Curvature = "low_rank",
     train: int | None = pick(None, 1_000),
     queries: int | None = pick(None, 100),
-    epochs: int = pick(16, 10),
+    epochs: int = pick(24, 10),
     seed: int = 0,
 ) -> Setting:
     """The paper's ConvNet on CIFAR-10, all 24,234 parameters, at damping 0.1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,6 +90,9 @@ class Explainer:
             "bfloat16" (half the memory, and two or three digits); None for the model's
             own. The best of a ranking are scored exactly from gradients computed afresh;
             normalizers keep the rounding.
+        index_folder: A folder on a disk where rotated gradients are kept in a file, mapped
+            into memory, instead of in memory: `memory_limit` does not count them, and the
+            file goes with the explainer. None: in memory.
         class_names: Names of the classes, a list or a mapping from index; by default the data set's own, else numbers.
         render: Hook that turns a raw example into what is shown: a picture, a matplotlib
             figure, text, or a mapping of column to value.
@@ -116,6 +120,7 @@ class Explainer:
         space: Space = "inputs",
         memory_limit: int | str | None = None,
         storage: Storage | torch.dtype | None = None,
+        index_folder: str | os.PathLike[str] | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,
         render: media.Render | None = None,
     ) -> None:
@@ -127,6 +132,7 @@ class Explainer:
         one_of("space", space, SPACES)
         limit = fitting.as_bytes(memory_limit)
         self._storage = fitting.as_storage(storage)
+        self._folder = fitting.as_folder(index_folder)
         self._memory = fitting.available_memory() if limit is None else limit
         objective = make_objective(model, loss, parameters, device)
         source = as_source(train_set, "train_set", collate_fn)
@@ -173,6 +179,7 @@ class Explainer:
                 self._chunk,
                 self._memory,
                 self._storage,
+                self._folder,
                 self._features,
                 report,
             )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -103,6 +106,7 @@ def fit(
     chunk: int,
     memory: int,
     storage: torch.dtype | None,
+    folder: Path | None,
     features: Features | None,
     report: Callable[[str, int], None],
 ) -> Fitted:
@@ -116,6 +120,7 @@ def fit(
         chunk: Examples a batch.
         memory: Bytes that rows and curvature may take. Rows that do not fit are not kept.
         storage: Precision of the rows that are kept; None for the model's.
+        folder: Where to map them to files, which then may take what is free there; None for memory.
         features: The space for k-NN, or None for the inputs themselves.
         report: Called with the stage in words and the examples just done.
 
@@ -140,7 +145,7 @@ def fit(
             last = number == curvature.passes - 1
             if last:
                 rotation = curvature.rotation()
-                spare = memory - curvature.working_memory(objective.size)
+                spare = _spare(memory - curvature.working_memory(objective.size), folder)
                 stored = count * _row_bytes(task, rotation, storage) <= spare
             for batch in task.batches(task.source, chunk):
                 digest.add(batch.inputs, batch.targets)
@@ -152,7 +157,7 @@ def fit(
                     moved |= any(bool(tensor.any()) for tensor in found.tensors)
                     if rotation is not None:
                         found = _stored(found, storage)
-                    rows = rows or found.room(count)
+                    rows = rows or found.room(count, folder)
                     rows.put(slice(batch.first, batch.first + len(found)), found)
                 report(curvature.name if not last else "gradients", len(batch.targets))
             fingerprint = _same_data(task, fingerprint, digest.hexdigest())
@@ -164,12 +169,12 @@ def fit(
         basis = curvature.finish()
     if rows is not None and rotation is None:
         report("rotating", 0)
-        rows = _stored(_turned(rows, basis.rotation), storage)
+        rows = _turned(rows, basis.rotation, storage, folder)
     stops = [damping] if basis.solver else [stop for stop in dampings if basis.is_definite(stop)]
     if rows is None:
         report("normalizers", 0)
-        spare = memory - curvature.working_memory(objective.size)
-        index = _truncated(task, basis, chunk, spare, storage, stops)
+        spare = _spare(memory - curvature.working_memory(objective.size), folder)
+        index = _truncated(task, basis, chunk, spare, storage, folder, stops)
     else:
         index = Index(basis, count, rows, objective.dtype)
         index.prepare(stops)
@@ -178,13 +183,20 @@ def fit(
     return collected.fitted(index, fingerprint, time.perf_counter() - started)
 
 
-def _turned(rows: Rows, rotation: Rotation) -> Rows:
-    """Gradients rotated where they lie, for they are the largest thing here."""
+def _turned(rows: Rows, rotation: Rotation, storage: torch.dtype | None, folder: Path | None) -> Rows:
+    """Gradients rotated where they lie, for they are the largest thing here; then in the precision of storage."""
     (whole,) = rows.parts
     assert isinstance(whole, Tensor)
-    for block in torch.split(whole, 1024):
-        block.copy_(rotation.rotate(block).dense())
-    return rows
+    room = rows if storage in (None, whole.dtype) else rows[:1].to(storage).room(len(rows), folder)
+    for start in range(0, len(rows), 1024):
+        part = slice(start, start + 1024)
+        room.put(part, _stored(Rows((rotation.rotate(whole[part]).dense(),)), storage))
+    return room
+
+
+def _spare(memory: int, folder: Path | None) -> int:
+    """Bytes that rows may take: what memory leaves, or what is free where they are mapped to."""
+    return memory if folder is None else shutil.disk_usage(folder).free
 
 
 def _truncated(
@@ -193,6 +205,7 @@ def _truncated(
     chunk: int,
     spare: int,
     storage: torch.dtype | None,
+    folder: Path | None,
     stops: Sequence[float],
 ) -> Index:
     """The pass that makes the normalizers keeps as much of the rows as there is room for."""
@@ -216,7 +229,7 @@ def _truncated(
                 kept = choose(found, values, numbers)
             if kept is not None:
                 part = _stored(kept.select(found), storage)
-                rows = rows or part.room(count)
+                rows = rows or part.room(count, folder)
                 rows.put(slice(batch.first, batch.first + len(part)), part)
     index = replace(index, rows=rows, kept=kept if kept is None or kept.count < sum(kept.sizes) else None)
     index.keep(missing, *(torch.cat(part, dim=1) for part in zip(*norms, strict=True)))
@@ -332,13 +345,35 @@ def as_storage(storage: str | torch.dtype | None) -> torch.dtype | None:
     return known[one_of("storage", str(storage).removeprefix("torch."), tuple(known))]
 
 
+def as_folder(folder: Any) -> Path | None:
+    """A folder that can be written to, made where it is not there.
+
+    Raises:
+        ChoiceError: It cannot.
+    """
+    if folder is None:
+        return None
+    try:
+        place = Path(folder).expanduser()
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except (OSError, TypeError) as error:
+        raise ChoiceError(
+            f"index_folder={folder!r} cannot be written to: {error}. Expected a folder on a disk with room, "
+            'such as "/tmp/index".'
+        ) from error
+    return place
+
+
 def stored(index: Index) -> str:
     """What an index holds, in words."""
     rows, kept = index.rows, index.kept
     if rows is None:
         return "no rows, they exceed the memory: each question takes a pass over the training set"
     precision = str(rows.tensors[0].dtype).removeprefix("torch.")
-    text = f"{in_bytes(rows.nbytes)} of rotated gradients in {precision}"
+    where = ", mapped to a file" if rows.mapped else ""
+    text = f"{in_bytes(rows.nbytes)} of rotated gradients in {precision}{where}"
     if kept is None:
         return text
     values = index.basis.eigenvalues

@@ -7,8 +7,13 @@ for out · into.
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -68,6 +73,11 @@ class Rows:
         return tensors if self.squares is None else [*tensors, self.squares]
 
     @property
+    def mapped(self) -> bool:
+        """Whether they lie in a file."""
+        return any(tensor.untyped_storage().filename is not None for tensor in self.tensors)
+
+    @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
 
@@ -87,9 +97,14 @@ class Rows:
         """c, written out."""
         return torch.cat([part.dense() if isinstance(part, Outer) else part for part in self.parts], dim=1)
 
-    def room(self, count: int) -> Rows:
-        """Room for `count` rows like these."""
-        return self._map(lambda tensor: tensor.new_empty(count, *tensor.shape[1:]))
+    def room(self, count: int, folder: Path | None = None) -> Rows:
+        """Room for `count` rows like these.
+
+        Args:
+            count: How many.
+            folder: Where to keep them in files, mapped into memory; None for memory itself.
+        """
+        return self._map(lambda tensor: _room(tensor, (count, *tensor.shape[1:]), folder))
 
     def put(self, place: slice, rows: Rows) -> None:
         """Write some rows."""
@@ -106,6 +121,19 @@ class Rows:
             ),
             None if self.squares is None else function(self.squares),
         )
+
+
+def _room(like: Tensor, shape: tuple[int, ...], folder: Path | None) -> Tensor:
+    """Numbers in memory, or in a file without a name that goes when they do."""
+    size = math.prod(shape)
+    if folder is None or not size:
+        return like.new_empty(shape)
+    handle, name = tempfile.mkstemp(prefix="relatif-index-", dir=folder)
+    os.close(handle)
+    numbers = torch.from_file(name, shared=True, size=size, dtype=like.dtype)
+    with contextlib.suppress(PermissionError):  # Windows keeps the name of a file that is open
+        os.unlink(name)  # the mapping outlives it
+    return numbers.reshape(shape)
 
 
 @dataclass(frozen=True)

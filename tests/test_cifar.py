@@ -30,15 +30,23 @@ def test_a_picture_comes_back_from_what_the_network_reads() -> None:
     assert torch.equal(back, images[1])
 
 
-def test_the_epoch_that_does_best_on_the_held_out_part_is_kept() -> None:
+def test_what_is_held_out_is_not_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
     dice = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
     inputs = torch.randn(60, 3, 32, 32, generator=dice) + labels[:, None, None, None]
-    model = cifar.convnet()
-    accuracies = cifar.train_convnet(model, inputs, labels, epochs=4, batch_size=16, held_out=0.5, seed=3)
     held = torch.randperm(60, generator=torch.Generator().manual_seed(3))[:30]
+    options = {"epochs": 4, "batch_size": 16, "held_out": 0.5, "seed": 3, "learning_rate": 0.01}
+    model, other = cifar.convnet(), cifar.convnet()
+    accuracies = cifar.train_convnet(model, inputs, labels, **options, log=True)
     assert len(accuracies) == 4
-    assert cifar.accuracy(model, inputs[held], labels[held]) == max(accuracies)
+    assert cifar.accuracy(model, inputs[held], labels[held]) == accuracies[-1]
+    assert "epoch  4: loss " in capsys.readouterr().out
+    changed = inputs.clone()
+    changed[held] = 0
+    cifar.train_convnet(other, changed, labels, **options)
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert cifar.train_convnet(other, inputs, labels, epochs=1) == []
 
 
 @pytest.mark.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from relatif_widgets import Explainer
 from relatif_widgets.curvature import LowRank
+from relatif_widgets.errors import ChoiceError
 from relatif_widgets.rows import Outer, Rows, choose
 from relatif_widgets.scoring import Scorer
 
@@ -206,3 +208,38 @@ def test_a_shortlist_of_low_rank_coordinates_serves_many_queries_where_the_train
     assert torch.equal(found.indices[found.certified], best[found.certified])
     assert bool(found.certified.any())
     assert float((found.indices == best).double().mean()) > 0.97
+
+
+@pytest.mark.parametrize("storage", [None, "bfloat16"])
+@pytest.mark.parametrize("curvature", ["fisher", "ekfac", LowRank(40, "exact", iterations=3)])
+def test_rows_in_a_file_answer_as_rows_in_memory_do(curvature: Any, storage: Any, tmp_path: Path) -> None:
+    x, y = images(1200)
+    options: dict[str, Any] = {"curvature": curvature, "damping": 0.1, "storage": storage}
+    inside = Explainer(convnet(), (x, y), **options).fit(progress=False)
+    mapped = Explainer(convnet(), (x, y), **options, index_folder=tmp_path / "new").fit(progress=False)
+    assert "mapped to a file" in mapped.report()
+    assert "mapped" not in inside.report()
+    assert list((tmp_path / "new").iterdir()) == []  # they have no names, and go with the process
+    for method in ("influence", "theta_relative", "loss_relative"):
+        assert torch.equal(mapped.scores(x[:3], method=method), inside.scores(x[:3], method=method))
+    assert torch.equal(mapped.self_influence(0.02), inside.self_influence(0.02))
+    ours, right = (one.top_k(x[:40], k=3) for one in (mapped, inside))
+    assert torch.equal(ours.indices, right.indices)
+
+
+def test_rows_in_a_file_do_not_count_against_the_memory(tmp_path: Path) -> None:
+    x, y = images(1200)
+    options: dict[str, Any] = {"curvature": "ekfac", "damping": 0.1, "memory_limit": "600kB"}
+    part = Explainer(convnet(), (x, y), **options).fit(progress=False)
+    whole = Explainer(convnet(), (x, y), **options, index_folder=tmp_path).fit(progress=False)
+    assert part._ready().index.kept is not None
+    assert whole._ready().index.kept is None
+    assert bool(whole.top_k(x[:5]).certified.all())
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.write_text("")
+    for folder in (taken, taken / "below", 7):
+        with pytest.raises(ChoiceError, match="index_folder=.*cannot be written to"):
+            Explainer(convnet(), images(20), index_folder=folder)  # type: ignore[arg-type]
