@@ -187,10 +187,9 @@ def against(one: Result, other: Result | None) -> list[str]:
     if other is None:
         return []
     shared = min(len(one["top"]), len(other["top"]))
-    same = (
-        sum(len({*a} & {*b}) / len({*a} | {*b}) for a, b in zip(one["top"], other["top"], strict=False))
-        / shared
-    )
+    from shared import jaccard
+
+    same = jaccard(one["top"], other["top"])
 
     def units(result: Result, *names: str) -> float:
         return sum(result[name] for name in names) / result["epoch"]

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +26,12 @@ from relatif_widgets import Explainer
 from relatif_widgets.curvature import EKFAC, KFAC, Curvature, Identity, LowRank
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
+import cifar
+import paper
 import tutorial_data
+from shared import DAMPING, epoch_seconds, jaccard
 
 METHODS = ("influence", "theta_relative", "loss_relative")
-DAMPING = 0.1
 DEFAULT = [
     "low_rank:sample:1024",
     "low_rank:rademacher:1024",
@@ -40,28 +41,6 @@ DEFAULT = [
     "kfac:sample",
     "identity",
 ]
-
-
-class ConvNet(nn.Module):
-    """Section 4.2's 16C-32C-64C-F: 24,234 parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.c1 = nn.Conv2d(3, 16, 3, padding=1)
-        self.c2 = nn.Conv2d(16, 32, 3, padding=1)
-        self.c3 = nn.Conv2d(32, 64, 3, padding=1)
-        self.f = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer, size in ((self.c1, 2), (self.c2, 2), (self.c3, 8)):
-            x = nn.functional.max_pool2d(layer(x).relu(), size)
-        return self.f(x.flatten(1))
-
-
-def normalized(images: Tensor) -> Tensor:
-    mean = torch.tensor([0.4914, 0.4822, 0.4465])
-    deviation = torch.tensor([0.2470, 0.2435, 0.2616])
-    return ((images.float() / 255 - mean) / deviation).permute(0, 3, 1, 2).contiguous()
 
 
 def make(name: str) -> Curvature:
@@ -77,32 +56,14 @@ def make(name: str) -> Curvature:
     return {"ekfac": EKFAC, "kfac": KFAC}[kind](labels) if labels else Identity()  # type: ignore[arg-type]
 
 
-def epoch_seconds(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
-    """One plain training epoch at batch 256, on a copy."""
-    copy = ConvNet()
-    copy.load_state_dict(model.state_dict())
-    optimizer = torch.optim.SGD(copy.parameters(), lr=0.0)
-    started = time.perf_counter()
-    for x, y in zip(data[0].split(256), data[1].split(256), strict=True):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(copy(x), y).backward()
-        optimizer.step()
-    return time.perf_counter() - started
-
-
-def jaccard(one: Sequence[Collection[int]], other: Sequence[Collection[int]]) -> float:
-    return float(np.mean([len({*a} & {*b}) / len({*a} | {*b}) for a, b in zip(one, other, strict=True)]))
-
-
-def load(checkpoint: Path) -> tuple[ConvNet, tuple[Tensor, Tensor], Tensor, dict[str, np.ndarray]]:
+def load(checkpoint: Path) -> tuple[nn.Sequential, tuple[Tensor, Tensor], Tensor, dict[str, np.ndarray]]:
     """The trained model, the training set, the queries, and what CHECKPOINT.npz holds."""
     answers = dict(np.load(checkpoint))
-    model = ConvNet()
-    model.load_state_dict(
-        {key[6:]: torch.from_numpy(value) for key, value in answers.items() if key.startswith("param_")}
-    )
+    model = cifar.convnet()
+    paper.load_convnet(model, checkpoint)
     (train, labels), (test, _) = tutorial_data.cifar10()
-    return model, (normalized(train), labels), normalized(test[torch.from_numpy(answers["query"])]), answers
+    queries = cifar.as_inputs(test[torch.from_numpy(answers["query"])])
+    return model, (cifar.as_inputs(train), labels), queries, answers
 
 
 def main() -> None:
@@ -118,7 +79,7 @@ def main() -> None:
         f"{'curvature':28} {'epochs':>7} {'IF':>6} {'theta':>6} {'loss':>6} {'certified':>9} {'top_k s':>8}"
     )
     for name in arguments.curvatures:
-        epoch = epoch_seconds(model, data)
+        epoch = epoch_seconds(data)
         started = time.perf_counter()
         explainer = Explainer(model, data, curvature=make(name), damping=DAMPING).fit(progress=False)
         fit = time.perf_counter() - started

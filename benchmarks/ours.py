@@ -32,7 +32,7 @@ def measure(given: Given, name: str, many: int) -> dict[str, Any]:
         name: Of a configuration.
         many: Queries of the large batch.
     """
-    epoch = epoch_seconds(given)
+    epoch = epoch_seconds(given.train)
     explainer = Explainer(
         given.model, given.train, damping=DAMPING, class_names=[str(label) for label in range(10)],
         **CONFIGURATIONS[name],
@@ -115,7 +115,7 @@ def growth(given: Given, many: int) -> dict[str, Any]:
         size = sum(parameter.numel() for parameter in model.parameters())
         _, fit, prepare = explained(model, count // 8)
         found["P"].append((size, fit, prepare))
-    return {"name": "growth", "epoch": epoch_seconds(given), "queries": asked, **found}
+    return {"name": "growth", "epoch": epoch_seconds(given.train), "queries": asked, **found}
 
 
 def main() -> None:

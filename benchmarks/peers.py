@@ -198,7 +198,7 @@ def main() -> None:
     folder, name, many = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     os.environ["TQDM_DISABLE"] = "1"
     given = load(folder)
-    epoch = epoch_seconds(given)
+    epoch = epoch_seconds(given.train)
     with tempfile.TemporaryDirectory() as place:
         tell({"name": name, "epoch": epoch, **PEERS[name](given, many, Path(place))})
 

@@ -27,7 +27,8 @@ from relatif_widgets.gradients import fisher_products
 from relatif_widgets.task import Task
 
 sys.path.insert(0, str(Path(__file__).parent))
-from faithfulness import DAMPING, METHODS, jaccard, load
+from faithfulness import METHODS, load
+from shared import DAMPING, jaccard
 
 BATCH = 512
 BLOCKS = 8

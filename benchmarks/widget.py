@@ -18,7 +18,8 @@ from pathlib import Path
 from relatif_widgets import Explainer, ExplanationWidget, RelatifError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from faithfulness import DAMPING, epoch_seconds, load
+from faithfulness import load
+from shared import DAMPING, epoch_seconds
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=5)
     arguments = parser.parse_args()
     model, data, queries, _ = load(arguments.checkpoint)
-    epoch = epoch_seconds(model, data)
+    epoch = epoch_seconds(data)
     explainer = Explainer(model, data, curvature=arguments.curvature, damping=DAMPING).fit(progress=False)
     rows = explainer._ready().index.rows
     started = time.perf_counter()
