@@ -181,21 +181,18 @@ def _shortlisted(
     scorer.prepare([damping], lambda done: None)  # of the bounds
     candidates = _candidates(index, index.basis.rotation.rotate(gradients), damping, methods, sign, keep)
     lists = {method: one.rows.sort(1).values for method, one in candidates.items()}
-    exact = _on_lists(scorer, index.basis.solve(gradients, damping), lists)
+    exact = _on_lists(scorer, index.basis.solve(gradients, damping), damping, lists)
     stored = index.stored_dtype
     found = {}
     for method, rows in lists.items():
-        score = index.relative(method, exact[method], damping, rows)
+        influence, norms = exact[method]
+        score = index.relative(method, influence, damping, rows, norms)
         places, value = scores.top_k(score, k, sign)
         rival = candidates[method].outside
         assert rival is not None
-        # Normalizers come from the rounded rows, so that another one on the list may be better too.
+        # Normalizers of those outside come from rounded rows: off by half an epsilon, and some more.
         shy = 0.0 if method == "influence" or not index.rounded else torch.finfo(stored).eps
-        if shy and k < rows.shape[1]:
-            _, next_best = scores.top_k(score, k + 1, sign)
-            rival = torch.maximum(rival, _signed(next_best[:, -1], sign))
-        least = _signed(value[:, -1], sign)
-        sure = (rival == -torch.inf) | (rival + shy * rival.abs() < least - shy * least.abs())
+        sure = (rival == -torch.inf) | (rival + shy * rival.abs() < _signed(value[:, -1], sign))
         if stored == torch.float16:  # small numbers lose all their digits
             sure = torch.zeros_like(sure)
         found[method] = TopK(rows.gather(1, places), value, sure)
@@ -243,15 +240,27 @@ def _candidates(
 def _on_lists(
     scorer: Scorer,
     solved: Float[Tensor, "query param"],
+    damping: float,
     lists: dict[RelativeMethod, Int[Tensor, "query keep"]],
-) -> dict[RelativeMethod, Float[Tensor, "query keep"]]:
-    """Exact influence of those on the lists; a pair on several of them is computed once."""
+) -> dict[RelativeMethod, tuple[Float[Tensor, "query keep"], tuple[Tensor, Tensor] | None]]:
+    """Exact influence and normalizers of those on the lists; a pair on several of them is computed once.
+
+    No normalizers where those of the index are exact.
+    """
     count = len(solved)
     query = torch.arange(count, device=solved.device)[:, None]
     codes = {method: rows * count + query for method, rows in lists.items()}
     every = torch.unique(torch.cat([code.flatten() for code in codes.values()]))
-    products = scorer.pairs(every // count, every % count, solved)
-    return {method: products[torch.searchsorted(every, code)] for method, code in codes.items()}
+    products, norms = scorer.pairs(every // count, every % count, solved, damping)
+    some = torch.unique(every // count)
+    found = {}
+    for method, code in codes.items():
+        own = None
+        if norms is not None:
+            place = torch.searchsorted(some, lists[method])
+            own = norms[0][0, place], norms[1][0, place]
+        found[method] = products[torch.searchsorted(every, code)], own
+    return found
 
 
 def _signed(score: Tensor, sign: Sign) -> Tensor:

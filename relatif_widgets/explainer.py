@@ -89,7 +89,7 @@ class Explainer:
         storage: Precision in which rotated gradients are kept, "float32", "float16" or
             "bfloat16" (half the memory, and two or three digits); None for the model's
             own. The best of a ranking are scored exactly from gradients computed afresh;
-            normalizers keep the rounding.
+            `scores` and `self_influence` keep the rounding.
         index_folder: A folder on a disk where rotated gradients are kept in a file, mapped
             into memory, instead of in memory: `memory_limit` does not count them, and the
             file goes with the explainer. None: in memory.

@@ -234,10 +234,24 @@ class Index:
         influence: Float[Tensor, "... part"],
         damping: float,
         part: slice | Tensor,
+        norms: tuple[Float[Tensor, "... part"], Float[Tensor, "... part"]] | None = None,
     ) -> Float[Tensor, "... part"]:
-        """Turn influence at one damping into the score of `method`, for some of the training set."""
+        """Turn influence at one damping into the score of `method`, for some of the training set.
+
+        Args:
+            method: Which.
+            influence: Of the part.
+            damping: λ.
+            part: Which rows.
+            norms: Their normalizers, where better ones are at hand than the index has.
+        """
         if method == "influence":
             return influence
+        if norms is not None:
+            theta, own = norms
+            if method == "theta_relative":
+                return scores.theta_relative(influence, theta).to(influence.dtype)
+            return scores.loss_relative(influence, own).to(influence.dtype)
         self.prepare([damping])
         theta, own = self._norms[self._key(damping)]
         if method == "theta_relative":

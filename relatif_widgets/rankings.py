@@ -63,6 +63,7 @@ def criteria(
     else:
         influence = listed.influence
     everybody: slice | Tensor = slice(0, count) if listed is None else listed.rows
+    norms = None if listed is None else listed.norms
     row_of = {} if listed is None else dict(enumerate(listed.rows.tolist()))
     done = 0
     tables: list[list[Ranking]] = []
@@ -71,7 +72,13 @@ def criteria(
         for method in RELATIVE:
             score = torch.stack(
                 [
-                    index.relative(method, numerators[stop], damping, everybody)
+                    index.relative(
+                        method,
+                        numerators[stop],
+                        damping,
+                        everybody,
+                        None if norms is None else (norms[0][stop], norms[1][stop]),
+                    )
                     for stop, damping in enumerate(dampings)
                 ]
             )

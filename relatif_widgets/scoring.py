@@ -31,6 +31,9 @@ FEW = 8
 
 Progress = Callable[[float], None]
 
+Norms = tuple[Float[Tensor, "stop row"], Float[Tensor, "stop row"]]
+"""‖(H+λI)⁻¹ g‖ and gᵀ (H+λI)⁻¹ g."""
+
 
 @dataclass(frozen=True)
 class Shortlist:
@@ -39,10 +42,12 @@ class Shortlist:
     Attributes:
         rows: Which training examples, ascending.
         influence: Of each on every query at every stop.
+        norms: Their normalizers where those of the index come from rounded rows, else None.
     """
 
     rows: Int[Tensor, "some"]
     influence: Float[Tensor, "query stop some"]
+    norms: Norms | None
 
 
 @dataclass(frozen=True)
@@ -140,52 +145,74 @@ class Scorer:
         rows = torch.nonzero(chosen)[:, 0]
         progress(0.4)
         if basis.tail is not None and not index.rounded:  # what is missing is the same at all dampings
-            parts = self._listed(rows, gradients, lambda done: progress(0.4 + 0.6 * done))
+            parts, norms = self._listed(rows, gradients, (), lambda done: progress(0.4 + 0.6 * done))
             left = parts - rotated.plain_products(queries, index.some(rows))
             tail = self._tail(dampings, gradients)
             influence = core[:, :, rows] + tail[:, None] * left[:, None]
         else:
             solved = torch.stack([basis.solve(gradients, damping) for damping in dampings], dim=1)
-            parts = self._listed(rows, solved.flatten(0, 1), lambda done: progress(0.4 + 0.6 * done))
+            parts, norms = self._listed(
+                rows, solved.flatten(0, 1), dampings, lambda done: progress(0.4 + 0.6 * done)
+            )
             influence = parts.reshape(len(gradients), len(dampings), -1)
-        return Shortlist(rows, influence)
+        return Shortlist(rows, influence, norms)
 
     def _listed(
-        self, rows: Int[Tensor, "some"], vectors: Float[Tensor, "vector param"], progress: Progress
-    ) -> Float[Tensor, "vector some"]:
-        """g_i·v of some training examples, their gradients computed afresh."""
+        self,
+        rows: Int[Tensor, "some"],
+        vectors: Float[Tensor, "vector param"],
+        dampings: Sequence[float],
+        progress: Progress,
+    ) -> tuple[Float[Tensor, "vector some"], Norms | None]:
+        """g_i·v of some training examples, their gradients computed afresh, and their own normalizers."""
         products: list[Tensor] = []
+        norms: list[Norms] = []
         done = 0
         with self.task.evaluating():
             for batch in self.task.some(rows.tolist(), self.at_once):
                 products.append(vectors @ batch.gradients.T)
+                norms += self._own_norms(batch.gradients, dampings)
                 done += len(batch.targets)
                 progress(done / len(rows))
-        return torch.cat(products, dim=1)
+        return torch.cat(products, dim=1), _joined(norms)
 
     def pairs(
         self,
         rows: Int[Tensor, "pair"],
         at: Int[Tensor, "pair"],
         vectors: Float[Tensor, "vector param"],
-    ) -> Float[Tensor, "pair"]:
-        """g_i·v of some pairs only, the gradients computed afresh.
+        damping: float,
+    ) -> tuple[Float[Tensor, "pair"], Norms | None]:
+        """g_i·v of some pairs only, the gradients computed afresh, and the examples' own normalizers.
 
         Args:
             rows: Training examples, ascending.
             at: The vector of each; no pair comes twice, and those of one example ascend.
             vectors: v.
+            damping: λ of the normalizers.
+
+        Returns:
+            The products; and normalizers of each example in `rows`, once, at one stop, or None
+            where those of the index come from rows that are not rounded.
         """
         some, counts = torch.unique_consecutive(rows, return_counts=True)
         products: list[Tensor] = []
+        norms: list[Norms] = []
         done = first = 0
         with self.task.evaluating():
             for batch in self.task.some(some.tolist(), self.at_once):
                 own = counts[done : done + len(batch.targets)]
                 last = first + int(own.sum())
                 products.append(_sampled(batch.gradients, own, at[first:last], vectors))
+                norms += self._own_norms(batch.gradients, [damping])
                 done, first = done + len(batch.targets), last
-        return torch.cat(products)
+        return torch.cat(products), _joined(norms)
+
+    def _own_norms(self, gradients: Float[Tensor, "row param"], dampings: Sequence[float]) -> list[Norms]:
+        """Normalizers of gradients computed afresh; nothing where the index has them from rows that are not rounded."""
+        if not (self.index.rounded and dampings):
+            return []
+        return [self.index.norms(self.index.basis.rotation.rotate(gradients), dampings)]
 
     def _tail(self, dampings: Sequence[float], like: Tensor) -> Float[Tensor, "stop"]:
         weights = self.index.basis.tail_weights(
@@ -207,6 +234,13 @@ class Scorer:
                     slice(batch.first, batch.first + len(batch.targets)),
                     batch.products(vectors, forward=forward),
                 )
+
+
+def _joined(norms: Sequence[tuple[Tensor, Tensor]]) -> Norms | None:
+    if not norms:
+        return None
+    theta, own = zip(*norms, strict=True)
+    return torch.cat(theta, dim=1), torch.cat(own, dim=1)
 
 
 def _sampled(
