@@ -12,6 +12,7 @@ and damping, and the normalizers of the two relative criteria come from EK-FAC.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -52,10 +53,9 @@ class Convergence:
 
     def __str__(self) -> str:
         state = "converged" if self.converged else "NOT converged"
-        return (
-            f"{state} after {self.steps:,} steps (scale {self.scale:.3g}, estimated error {self.error:.1e}, "
-            f"spread of repeats {self.spread:.1e})"
-        )
+        error = f"estimated error {self.error:.1e}" if math.isfinite(self.error) else "no error estimated"
+        spread = f", spread of repeats {self.spread:.1e}" if self.spread else ""
+        return f"{state} after {self.steps:,} steps (scale {self.scale:.3g}, {error}{spread})"
 
 
 class Lissa:

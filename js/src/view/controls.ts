@@ -117,7 +117,7 @@ export function createControls(
       const idle = alone
         ? `${NO_MODEL} damping.`
         : doc && dampings.length < 2
-          ? "This curvature has one damping stop only."
+          ? "This explanation has one damping stop only."
           : doc
             ? null
             : "The stops come with the first explanation.";
