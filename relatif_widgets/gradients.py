@@ -154,10 +154,10 @@ class GradientBatch:
         self, layer: Layer, delta: Float[Tensor, "batch output"]
     ) -> Float[Tensor, "batch group out into"]:
         """Σ_t δ_t a_tᵀ, the part of δᵀ ∂f/∂θ that belongs to a layer of the plan."""
-        total = delta.new_zeros(len(delta), layer.groups, layer.out, layer.into)
+        total: Tensor | None = None
         for pair in self.pairs(layer, delta):
-            total += pair.gradient()
-        return total
+            total = pair.gradient() if total is None else total.add_(pair.gradient())
+        return delta.new_zeros(len(delta), layer.groups, layer.out, layer.into) if total is None else total
 
     def products(
         self, vectors: Float[Tensor, "vector param"], *, forward: bool | None = None
@@ -221,6 +221,8 @@ class GradientBatch:
         Raises:
             ModelError: With the first such example's index.
         """
+        if bool(values.sum().isfinite()):  # one pass, where nearly always nothing is wrong
+            return
         bad = torch.nonzero(~values.flatten(1).isfinite().all(dim=1))
         if len(bad):
             raise ModelError(
@@ -413,7 +415,7 @@ def _covered(
         return (), 0
     batch = GradientBatch(objective, inputs, delta, plan=Plan(candidates))
     record = batch._recording
-    layers, held = [], [0]
+    layers, held = [], 0
     for layer in candidates:
         try:
             pairs = batch.pairs(layer, delta)
@@ -422,9 +424,9 @@ def _covered(
         if _close(batch.layer_gradients(layer, delta), layer.gather(right)):
             once = len(pairs) == 1 and not layer.convolution and pairs[0].inputs.shape[3] == 1
             layers.append(replace(layer, once=once))
-            held += [sum(pair.inputs.nbytes + pair.slopes.nbytes for pair in pairs) // len(delta)]
+            held += sum(pair.inputs.nbytes + pair.slopes.nbytes for pair in pairs) // len(delta)
     stored = sum(use.input.nbytes for uses in record.uses.values() for use in uses) // len(delta)
-    return tuple(layers), 2 * stored + max(held)
+    return tuple(layers), 2 * stored + held
 
 
 def _close(found: Tensor, right: Tensor) -> bool:

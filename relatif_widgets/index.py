@@ -129,13 +129,14 @@ class Index:
         self, rows: Rows, dampings: Sequence[float]
     ) -> tuple[Float[Tensor, "stop row"], Float[Tensor, "stop row"]]:
         """‖(H+λI)⁻¹ g‖ and gᵀ (H+λI)⁻¹ g of some rows, float64."""
-        at_once = max(1, _NUMBERS // sum(rows.sizes))
+        at_once = max(1, _NUMBERS // (2 * sum(rows.sizes)))
         theta, own = [], []
         for start in range(0, len(dampings), at_once):
             stops = dampings[start : start + at_once]
             weights = self.weights(stops, sum(rows.sizes))
-            squares = rotated.weighted_squares(rows, weights.square())
-            products = rotated.weighted_squares(rows, weights)
+            # Both at once: the rows' squares in float64 are most of the work.
+            both = rotated.weighted_squares(rows, torch.cat([weights.square(), weights]))
+            squares, products = both[: len(stops)].clone(), both[len(stops) :]
             tail = self.basis.tail_weights(self._stops(stops))
             if tail is not None:
                 left = self.residual(rows)

@@ -121,6 +121,21 @@ class Pair:
         assert self.slopes.shape[1] == self.slopes.shape[3] == 1
         return self.homogeneous()[:, 0, :, 0], self.slopes[:, 0, :, 0]
 
+    def input_moment(self) -> Float[Tensor, "group into into"]:
+        """Σ a aᵀ over examples and positions."""
+        moment = _second_moment(self.inputs)
+        if self.layer.bias_at is None:
+            return moment
+        batch, groups, columns, positions = self.inputs.shape
+        whole = moment.new_full((groups, columns + 1, columns + 1), float(batch * positions))
+        whole[:, :-1, :-1] = moment
+        whole[:, :-1, -1] = whole[:, -1, :-1] = self.inputs.sum((0, 3))
+        return whole
+
+    def slope_moment(self) -> Float[Tensor, "group out out"]:
+        """Σ δ δᵀ over examples and positions."""
+        return _second_moment(self.slopes)
+
     def add_to(self, rows: Float[Tensor, "batch param"]) -> None:
         """Add Σ_t δ_t a_tᵀ to the layer's places in some rows."""
         rows[:, self.layer.weights] += (self.slopes @ self.inputs.mT).flatten(1)
@@ -133,6 +148,16 @@ class Pair:
         if self.layer.bias_at is None:
             return weight
         return torch.cat([weight, self.slopes.sum(3, keepdim=True)], dim=3)
+
+
+def _second_moment(
+    values: Float[Tensor, "batch group dim position"],
+) -> Float[Tensor, "group dim dim"]:
+    """Σ over examples and positions of the outer products, example by example: nothing is laid out anew."""
+    size = values.shape[2]
+    return torch.stack(
+        [torch.addbmm(values.new_zeros(size, size), one, one.mT, beta=0) for one in values.unbind(1)]
+    )
 
 
 @dataclass(frozen=True)
@@ -158,6 +183,7 @@ class Recording:
     uses: dict[str, list[Use]] = field(default_factory=dict)
     outputs: Tensor | None = None
     _last: tuple[Tensor, dict[str, list[Tensor | None]]] | None = None
+    _inputs: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def pairs(self, objective: Objective, layer: Layer, deltas: Float[Tensor, "batch output"]) -> list[Pair]:
         """Each use of a layer, with the slope of Σ_i δ_i·f_i.
@@ -165,17 +191,21 @@ class Recording:
         Raises:
             NotCoveredError: The input was changed in place, or its rows are not those of the batch.
         """
+        slopes = self._slopes(deltas)[layer.name]
         return [
-            Pair(
-                layer,
-                inputs_of(layer, objective, use, len(deltas)),
-                slopes_of(layer, slope, len(deltas)),
-            )
-            for use, slope in zip(
-                self.uses.get(layer.name, []), self._slopes(deltas)[layer.name], strict=True
-            )
+            Pair(layer, self._input(objective, layer, at, len(deltas)), slopes_of(layer, slope, len(deltas)))
+            for at, slope in enumerate(slopes)
             if slope is not None  # what the prediction does not depend on
         ]
+
+    def _input(
+        self, objective: Objective, layer: Layer, at: int, batch: int
+    ) -> Float[Tensor, "batch group column position"]:
+        """What one use of a layer saw; kept, since it is the same whatever the slopes."""
+        key = (layer.name, at)
+        if key not in self._inputs:
+            self._inputs[key] = inputs_of(layer, objective, self.uses[layer.name][at], batch)
+        return self._inputs[key]
 
     def _slopes(self, deltas: Float[Tensor, "batch output"]) -> dict[str, list[Tensor | None]]:
         """The slope at every recorded output; kept, since layers are asked one after the other."""

@@ -577,7 +577,8 @@ CIFAR_UNKNOWN = (
 )
 KRONECKER = (
     "The same model and queries under {}. No tolerance is set: it knows nothing across layers, so its lists are "
-    "others, as the agreement with the independent ones (the whole Fisher) says; what Table 1 shows of IF and RelatIF holds all the same."
+    "others, as the agreement with the independent ones (the whole Fisher) says; what Table 1 shows of IF and "
+    "RelatIF holds all the same."
 )
 
 

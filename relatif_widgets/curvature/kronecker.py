@@ -213,9 +213,9 @@ class Kronecker(ABC):
                 pairs = batch.pairs(layer, delta)
                 positions = sum(pair.slopes.shape[3] for pair in pairs)
                 for pair in pairs:
-                    of_slopes.add_(_second_moment(pair.slopes), alpha=1 / positions)
+                    of_slopes.add_(pair.slope_moment(), alpha=1 / positions)
                     if row == 0:
-                        of_inputs.add_(_second_moment(pair.homogeneous()))
+                        of_inputs.add_(pair.input_moment())
         rest = batch.pull_back_rest(deltas).flatten(0, 1)
         for block, total in zip(self._blocks, self._block_sums, strict=True):
             own = rest[:, block.columns]
@@ -301,14 +301,6 @@ class EKFAC(Kronecker):
     def finish(self) -> Eigenbasis:
         self._eigenvalues[: len(self._layers)] = [total / self._count for total in self._moments]
         return super().finish()
-
-
-def _second_moment(
-    values: Float[Tensor, "batch group dim position"],
-) -> Float[Tensor, "group dim dim"]:
-    """Σ over examples and positions of the outer products."""
-    flat = values.permute(1, 2, 0, 3).flatten(2)  # [group, dim, example·position]
-    return flat @ flat.mT
 
 
 def _blocks(objective: Objective, plan: Plan) -> tuple[Int[Tensor, "rest"], list[Block]]:
