@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
 from .explanation import METHODS, SIGNS, TOP, Explanation, Method, Sign, Space
 from .gradients import GradientBatch
 from .index import RelativeMethod
-from .neighbors import no_input_space
+from .neighbors import Neighbors, no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
 from .queries import CLOSE_MARGIN, DefaultLabels, QuerySet
 from .scoring import Progress, Scorer
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 DAMPINGS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The default damping stops."""
+
+T = TypeVar("T")
 
 Storage = Literal["float64", "float32", "float16", "bfloat16"]
 
@@ -215,11 +217,11 @@ class Explainer:
                 inputs that the model does not take.
         """
         chosen = self._damping(damping)
-        parts = [
-            block if method == "nearest" else self._scored(block, method, chosen)
-            for block in self._query_blocks(queries, labels, method)
-        ]
-        return torch.cat(parts)
+        one_of("method", method, METHODS)
+        if method == "nearest":
+            return torch.cat([*self._near(queries, labels, Neighbors.score)])
+        blocks = self._gradient_blocks(queries, labels)
+        return torch.cat([self._scored(block, method, chosen) for block in blocks])
 
     def top_k(
         self,
@@ -638,21 +640,21 @@ class Explainer:
                 wanted = targets[first:][: batch_length(inputs)]
             yield task.query(inputs, wanted, first)
 
-    def _query_blocks(self, queries: Any, labels: Any, method: Method) -> Iterator[Tensor]:
-        """Block by block the queries' gradients, or for "nearest" their distances."""
-        fitted, task = self._ready(), self._task
-        one_of("method", method, METHODS)
-        if method != "nearest":
-            waiting: list[Tensor] = []
-            for batch in self._asked(queries, labels):
-                with task.evaluating():
-                    waiting.append(batch.gradients)
-                if sum(map(len, waiting)) >= self._queries_at_once():
-                    yield torch.cat(waiting)
-                    waiting = []
-            if waiting:
+    def _gradient_blocks(self, queries: Any, labels: Any) -> Iterator[Tensor]:
+        """The queries' gradients, as many together as share a pass."""
+        waiting: list[Tensor] = []
+        for batch in self._asked(queries, labels):
+            with self._task.evaluating():
+                waiting.append(batch.gradients)
+            if sum(map(len, waiting)) >= self._queries_at_once():
                 yield torch.cat(waiting)
-            return
+                waiting = []
+        if waiting:
+            yield torch.cat(waiting)
+
+    def _near(self, queries: Any, labels: Any, ask: Callable[[Neighbors, Any], T]) -> Iterator[T]:
+        """What is asked of the neighbours of each batch of queries."""
+        fitted, task = self._ready(), self._task
         source = as_inputs(queries, "queries", self._collate)
         if labels is not None:
             task.query_targets(labels, source.length)  # of no use, but a slip all the same
@@ -662,8 +664,8 @@ class Explainer:
             if fitted.neighbors is None:
                 raise no_input_space(inputs)
             with task.evaluating():
-                distances = fitted.neighbors.score(inputs)
-            yield distances
+                found = ask(fitted.neighbors, inputs)
+            yield found
 
     def _queries_at_once(self) -> int:
         """Queries that share a pass over the training set where the index does not answer alone."""
@@ -705,15 +707,15 @@ class Explainer:
         chosen = self._damping(damping)
         found: dict[Method, list[TopK]] = {method: [] for method in methods}
         scored: list[RelativeMethod] = [method for method in methods if method != "nearest"]
-        for block in self._query_blocks(queries, labels, scored[0]) if scored else ():
+        for block in self._gradient_blocks(queries, labels) if scored else ():
             for method, top in best.top_k(self._scorer(), block, chosen, scored, k, sign).items():
                 found[method].append(top)
             progress(len(block) * len(scored))
-        for distances in self._query_blocks(queries, labels, "nearest") if "nearest" in methods else ():
-            nearest = best.Running(k, sign)
-            nearest.add(0, distances)
-            found["nearest"].append(nearest.top(certified=True))
-            progress(len(distances))
+        if "nearest" in methods:
+            for indices, value in self._near(queries, labels, lambda known, inputs: known.top(inputs, k)):
+                sure = torch.ones(len(indices), dtype=torch.bool, device=indices.device)
+                found["nearest"].append(TopK(indices, value, sure))
+                progress(len(indices))
         return {method: TopK.joined(blocks) for method, blocks in found.items()}
 
     def _scored(self, block: Tensor, method: RelativeMethod, damping: float) -> Tensor:

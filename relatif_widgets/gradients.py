@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -151,13 +151,16 @@ class GradientBatch:
         return self._recording.pairs(self.objective, layer, delta)
 
     def layer_gradients(
-        self, layer: Layer, delta: Float[Tensor, "batch output"]
-    ) -> Float[Tensor, "batch group out into"]:
-        """Σ_t δ_t a_tᵀ, the part of δᵀ ∂f/∂θ that belongs to a layer of the plan."""
+        self, layer: Layer, delta: Float[Tensor, "batch output"], some: Int[Tensor, "some"] | None = None
+    ) -> Float[Tensor, "some group out into"]:
+        """Σ_t δ_t a_tᵀ, the part of δᵀ ∂f/∂θ that belongs to a layer of the plan; of all examples, or of some."""
         total: Tensor | None = None
         for pair in self.pairs(layer, delta):
-            total = pair.gradient() if total is None else total.add_(pair.gradient())
-        return delta.new_zeros(len(delta), layer.groups, layer.out, layer.into) if total is None else total
+            gradient = (pair if some is None else pair[some]).gradient()
+            total = gradient if total is None else total.add_(gradient)
+        if total is not None:
+            return total
+        return delta.new_zeros(len(delta if some is None else some), layer.groups, layer.out, layer.into)
 
     def products(
         self, vectors: Float[Tensor, "vector param"], *, forward: bool | None = None

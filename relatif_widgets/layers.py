@@ -109,6 +109,10 @@ class Pair:
     inputs: Float[Tensor, "batch group column position"]
     slopes: Float[Tensor, "batch group out position"]
 
+    def __getitem__(self, rows: Tensor) -> Pair:
+        """The same of some examples."""
+        return Pair(self.layer, self.inputs[rows], self.slopes[rows])
+
     def homogeneous(self) -> Float[Tensor, "batch group into position"]:
         """a, with a 1 at the end where there is a bias."""
         if self.layer.bias_at is None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from . import scores
 from .data import batch_length
 from .errors import DataError, ModelError
 from .objective import Objective
+
+MARGIN = 60
+"""How many more than asked for are compared exactly."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,62 @@ class Neighbors:
         Args:
             queries: A batch of inputs like the training inputs.
         """
+        flat = self._flat(queries)
+        return -torch.cat([scores.squared_distance(flat, part) for part in self._parts()], dim=1)
+
+    def top(self, queries: Any, k: int) -> tuple[Int[Tensor, "query k"], Float[Tensor, "query k"]]:
+        """The k nearest of every query and their `score`, as `scores.top_k` lists them.
+
+        Distances in the inputs' own precision make a shortlist; that nobody outside can be
+        nearer is checked for each query, and where it cannot be said all are compared.
+        """
+        flat, keep = self._flat(queries), k + MARGIN
+        if flat.dtype == torch.float64 or 2 * keep > len(self.inputs):
+            return scores.top_k(self.score(queries), k)
+        # ‖x_i‖² − 2 q·x_i, off by no more than n u |q||x_i| in the product and as much in the sum.
+        squares = self._squares
+        near = torch.addmm(squares, flat, self.inputs.T, alpha=-2)
+        values, rows = near.topk(keep, dim=1, largest=False)
+        rows = rows.sort(1).values
+        exact = torch.cat(
+            [
+                -scores.squared_distance(query[None], self.inputs[own])
+                for query, own in zip(flat, rows, strict=True)
+            ]
+        )
+        places, found = scores.top_k(exact, k)
+        indices = rows.gather(1, places)
+        length = flat.double().square().sum(1)
+        slack = (
+            4
+            * flat.shape[1]
+            * torch.finfo(flat.dtype).eps
+            * float(squares.max().sqrt())
+            * (length.sqrt() + float(squares.max().sqrt()))
+        )
+        outside = -(values[:, -1].double() + length - slack)
+        for query in torch.nonzero(found[:, -1] <= outside)[:, 0].tolist():
+            indices[query], found[query] = (
+                one[0] for one in scores.top_k(self.score(queries[query : query + 1]), k)
+            )
+        return indices, found
+
+    def _flat(self, queries: Any) -> Float[Tensor, "query feature"]:
         flat = flatten_inputs(queries) if self.features is None else self.features.of(queries)
         if flat.shape[1] != self.inputs.shape[1]:
             raise DataError(
                 f"The query has {flat.shape[1]} values and the training inputs {self.inputs.shape[1]}: there is no "
                 "distance between them. Bring it to the size that the model was trained on."
             )
-        parts = torch.split(self.inputs, max(1, (1 << 23) // max(1, self.inputs.shape[1])))
-        return -torch.cat([scores.squared_distance(flat, part) for part in parts], dim=1)
+        return flat
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return torch.split(self.inputs, max(1, (1 << 23) // max(1, self.inputs.shape[1])))
+
+    @cached_property
+    def _squares(self) -> Float[Tensor, "train"]:
+        """‖x_i‖²."""
+        return torch.cat([part.double().square().sum(1) for part in self._parts()]).to(self.inputs.dtype)
 
 
 def find_features(objective: Objective, inputs: Any) -> Features:

@@ -112,7 +112,7 @@ def nearest(neighbors: Neighbors | None, query: Any, top: int) -> Ranking:
     """The k-NN ranking of a batch of one query; empty where the inputs share no space."""
     if neighbors is None or not neighbors.reach(query):
         return Ranking(method="nearest", sign="positive", examples=((),), scores=((),))
-    indices, values = scores.top_k(neighbors.score(query), top)
+    indices, values = neighbors.top(query, top)
     return Ranking(
         method="nearest",
         sign="positive",

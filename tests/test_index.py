@@ -12,8 +12,9 @@ from cases import blobs
 from torch import Tensor, nn
 
 from relatif_widgets import Explainer
-from relatif_widgets.curvature import LowRank
+from relatif_widgets.curvature import EKFAC, LowRank
 from relatif_widgets.errors import ChoiceError
+from relatif_widgets.gradients import GradientBatch
 from relatif_widgets.rows import Outer, Rows, choose
 from relatif_widgets.scoring import Scorer
 
@@ -246,3 +247,31 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     for folder in (taken, taken / "below", 7):
         with pytest.raises(ChoiceError, match="index_folder=.*cannot be written to"):
             Explainer(convnet(), images(20), index_folder=folder)  # type: ignore[arg-type]
+
+
+def test_a_drawn_label_that_is_the_training_label_is_rotated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _ = images(300)
+    model = convnet()
+    last = model[-1]  # type: ignore[index]
+    with torch.no_grad():
+        last.weight.mul_(20)  # confident, so that most drawn labels are the predicted ones
+        y = model(x).argmax(1)
+    y[:30] = (y[:30] + 1) % 5
+    seen: list[tuple[int, int]] = []
+    plain = GradientBatch.layer_gradients
+
+    def counted(self: GradientBatch, layer: Any, delta: Tensor, some: Tensor | None = None) -> Tensor:
+        if some is not None:
+            seen.append((len(some), len(delta)))
+        return plain(self, layer, delta, some)
+
+    monkeypatch.setattr(GradientBatch, "layer_gradients", counted)
+    explainer = Explainer(model, (x, y), curvature=EKFAC("sample"), damping=0.1, batch_size=60)
+    index = explainer.fit(progress=False)._ready().index
+    assert len(seen) > 0
+    assert all(0 < few <= many / 2 for few, many in seen)
+    batch = next(explainer._task.some(range(300), 300))
+    with explainer._task.evaluating():
+        right = index.basis.rotation.rotate(batch.gradients).dense()
+    assert index.rows is not None
+    torch.testing.assert_close(index.rows.dense(), right, rtol=1e-10, atol=1e-12)

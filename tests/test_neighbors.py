@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from relatif_widgets import ChoiceError, DataError, Explainer, ModelError
+from relatif_widgets import ChoiceError, DataError, Explainer, ModelError, scores
 from relatif_widgets.neighbors import Neighbors, flatten_inputs
 
 
@@ -122,3 +122,28 @@ def test_a_last_layer_that_sees_no_row_per_example_has_no_features() -> None:
     data = (torch.randn(6, 4), torch.arange(6) % 3)
     with pytest.raises(ModelError, match="the last layer, 'out', sees; that has .* rows for . examples"):
         Explainer(Folded(), data, space="features")
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-4])
+def test_the_nearest_are_those_of_the_exact_distances(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where float32 tells them apart, by a shortlist; where it does not, by comparing all."""
+    dice = torch.Generator().manual_seed(0)
+    train = 5 + spread * torch.randn(3000, 40, generator=dice)
+    train[7] = train[2000]  # equal distances, by ascending index
+    queries = 5 + spread * torch.randn(20, 40, generator=dice)
+    queries[3] = train[7]
+    known = Neighbors(train)
+    right = scores.top_k(known.score(queries), 6)
+    compared = []
+    plain = Neighbors.score
+
+    def counted(self: Neighbors, some: torch.Tensor) -> torch.Tensor:
+        compared.append(len(some))
+        return plain(self, some)
+
+    monkeypatch.setattr(Neighbors, "score", counted)
+    indices, value = known.top(queries, 6)
+    assert (sum(compared) > 0) == (spread < 1)
+    assert torch.equal(indices, right[0])
+    torch.testing.assert_close(value, right[1], rtol=1e-9, atol=1e-12)
+    assert indices[3, :2].tolist() == [7, 2000]
