@@ -7,7 +7,8 @@
 
 The paper's ConvNet on CIFAR-10 as notebooks/05-bird-or-plane.ipynb trains it. Each configuration runs in
 a process of its own, one after the other, and measures one plain training epoch beside itself: ratios
-compare on a machine whose speed varies, seconds do not. Results are kept as JSON in build/bench/.
+compare on a machine whose speed varies, seconds do not. Results are kept as JSON in build/bench/,
+and beside the text in docs/benchmarks/.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -248,8 +250,15 @@ def draw(growth: Result, file: Path) -> None:
 
 
 def write(folder: Path, quick: bool) -> Path:
-    kept = load(folder)
+    """The text, its plot, and beside that the results, so that one configuration can be measured again."""
     target = (folder if quick else ROOT / "docs") / "benchmarks.md"
+    if not quick:
+        beside = target.parent / "benchmarks"
+        beside.mkdir(parents=True, exist_ok=True)
+        for name in load(folder):
+            shutil.copy(folder / f"{name}.json", beside)
+        folder = beside
+    kept = load(folder)
     if "growth" in kept and "failed" not in kept["growth"]:
         draw(kept["growth"], target.parent / "benchmarks" / "growth.png")
     target.write_text(compose(kept, quick), encoding="utf-8")

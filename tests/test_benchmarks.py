@@ -67,3 +67,18 @@ def test_a_rehearsal_is_called_one(bench: ModuleType, tmp_path: Path) -> None:
     found = bench.write(tmp_path, True)
     assert found == tmp_path / "benchmarks.md"
     assert "**A rehearsal on 600 pictures: none of these numbers is a result.**" in found.read_text()
+
+
+def test_what_was_not_measured_again_stays_as_it_was(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    first, again = tmp_path / "first", tmp_path / "again"
+    for folder, results in ((first, (OURS, THEIRS)), (again, ({**OURS, "fit": 40.0},))):
+        folder.mkdir()
+        for result in results:
+            (folder / f"{result['name']}.json").write_text(json.dumps(result))
+    bench.write(first, False)
+    text = bench.write(again, False).read_text()
+    assert "| EK-FAC | 4 (40 s) |" in text
+    assert "| kronfluence 1.0.1 | 5 (55 s) |" in text
