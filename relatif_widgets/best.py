@@ -192,7 +192,7 @@ def _shortlisted(
         assert rival is not None
         # Normalizers of those outside come from rounded rows: off by half an epsilon, and some more.
         shy = 0.0 if method == "influence" or not index.rounded else torch.finfo(stored).eps
-        sure = (rival == -torch.inf) | (rival + shy * rival.abs() < _signed(value[:, -1], sign))
+        sure = (rival == -torch.inf) | (rival + shy * rival.abs() < scores.signed(value[:, -1], sign))
         if stored == torch.float16:  # small numbers lose all their digits
             sure = torch.zeros_like(sure)
         found[method] = TopK(rows.gather(1, places), value, sure)
@@ -226,7 +226,7 @@ def _candidates(
     }
     candidates = {method: Candidates(keep) for method in methods}
     for part, core in index.influence(queries, [damping], rough=True):
-        estimate = _signed(core[:, 0], sign)
+        estimate = scores.signed(core[:, 0], sign)
         bound = torch.addmm(estimate, reach, others[:, part])
         for method, lists in candidates.items():
             if method == "influence":
@@ -261,8 +261,3 @@ def _on_lists(
             own = norms[0][0, place], norms[1][0, place]
         found[method] = products[torch.searchsorted(every, code)], own
     return found
-
-
-def _signed(score: Tensor, sign: Sign) -> Tensor:
-    """So that the best are the largest."""
-    return {"positive": lambda: score, "negative": lambda: -score, "both": score.abs}[sign]()

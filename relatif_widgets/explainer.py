@@ -39,6 +39,9 @@ T = TypeVar("T")
 
 Storage = Literal["float64", "float32", "float16", "bfloat16"]
 
+QUERIES = 1024
+"""Queries at once where the index answers alone: enough that reading it is little of the work."""
+
 SPACES: tuple[Space, ...] = ("inputs", "features")
 
 
@@ -668,13 +671,13 @@ class Explainer:
             yield found
 
     def _queries_at_once(self) -> int:
-        """Queries that share a pass over the training set where the index does not answer alone."""
+        """Queries that share a pass over the index, or over the training set where that does not answer alone."""
         index = self._ready().index
-        if index.rows is not None and not index.partial:
-            return 1
         # A query's gradient, the same rotated and solved for; bounds and temporaries on a part.
         numbers = 6 * self.parameter_count
-        return max(1, self._memory // 8 // (numbers * self._task.objective.dtype.itemsize))
+        room = max(1, self._memory // 8 // (numbers * self._task.objective.dtype.itemsize))
+        alone = index.rows is not None and not index.partial
+        return min(room, QUERIES) if alone else room
 
     def _top(
         self,

@@ -149,7 +149,7 @@ def top_k(
     >>> top_k(torch.tensor([[1.0, -5.0, 3.0, 3.0]]), 2)
     (tensor([[2, 3]]), tensor([[3., 3.]]))
     """
-    key = {"positive": scores, "negative": -scores, "both": scores.abs()}[sign]
+    key = signed(scores, sign)
     best = key.topk(min(k + 1, key.shape[1]), dim=1)
     indices = best.indices[:, :k].clone()
     # torch.topk leaves the order of equal scores, and which of them enters, to chance;
@@ -160,6 +160,13 @@ def top_k(
         order = torch.sort(key[row, candidates], descending=True, stable=True).indices[:k]
         indices[row] = candidates[order]
     return indices, scores.gather(1, indices)
+
+
+def signed(scores: Tensor, sign: Literal["positive", "negative", "both"]) -> Tensor:
+    """Scores turned so that the best are the largest, see `top_k`."""
+    if sign == "positive":
+        return scores
+    return -scores if sign == "negative" else scores.abs()
 
 
 def weighted_squares(
