@@ -156,6 +156,9 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         for name, result in kept.items()
         if "failed" in result
     ]
+    missing = [TITLES.get(name, name) for name in (*OURS, *PEERS) if name not in kept]
+    if missing and not quick:
+        failed.append(f"- Not measured yet: {', '.join(missing)}.")
     lines += [*failed, ""]
     if one is not None:
         lines += [

@@ -145,7 +145,7 @@ def fit(
             last = number == curvature.passes - 1
             if last:
                 rotation = curvature.rotation()
-                spare = _spare(memory - curvature.working_memory(objective.size), folder)
+                spare = _spare(memory - sum(_beside_rows(task, curvature, chunk).values()), folder)
                 stored = count * _row_bytes(task, rotation, storage) <= spare
             for batch in task.batches(task.source, chunk):
                 digest.add(batch.inputs, batch.targets)
@@ -173,7 +173,7 @@ def fit(
     stops = [damping] if basis.solver else [stop for stop in dampings if basis.is_definite(stop)]
     if rows is None:
         report("normalizers", 0)
-        spare = _spare(memory - curvature.working_memory(objective.size), folder)
+        spare = _spare(memory - sum(_beside_rows(task, curvature, chunk).values()), folder)
         index = _truncated(task, basis, chunk, spare, storage, folder, stops)
     else:
         index = Index(basis, count, rows, objective.dtype)
@@ -261,13 +261,7 @@ def check_memory(task: Task, curvature: Curvature, chunk: int, memory: int) -> N
     Raises:
         ModelError: Curvature, inputs and a batch together exceed `memory` bytes.
     """
-    itemsize = task.objective.dtype.itemsize
-    features = torch.Size(task.example).numel() if isinstance(task.example, list) else 0
-    parts = {
-        "curvature": curvature.working_memory(task.objective.size),
-        "inputs for k-NN": task.source.length * features * itemsize,
-        "one batch": chunk * _example_bytes(task, curvature),
-    }
+    parts = _beside_rows(task, curvature, chunk)
     total = sum(parts.values())
     if total > memory:
         detail = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
@@ -278,6 +272,16 @@ def check_memory(task: Task, curvature: Curvature, chunk: int, memory: int) -> N
             f"Fitting needs about {in_bytes(total)} ({detail}), and {in_bytes(memory)} may be used. Score fewer "
             f'parameters, such as parameters="fc"{advice}, or raise memory_limit.'
         )
+
+
+def _beside_rows(task: Task, curvature: Curvature, chunk: int) -> dict[str, int]:
+    """Bytes that a fit takes for everything but the rows."""
+    features = torch.Size(task.example).numel() if isinstance(task.example, list) else 0
+    return {
+        "curvature": curvature.working_memory(task.objective.size),
+        "inputs for k-NN": task.source.length * features * task.objective.dtype.itemsize,
+        "one batch": chunk * _example_bytes(task, curvature),
+    }
 
 
 def available_memory() -> int:
