@@ -144,9 +144,9 @@ def top_k(
         sign: As in `scores.top_k`.
     """
     index = scorer.index
-    if any(method != "influence" for method in methods):
-        scorer.prepare([damping], lambda done: None)
     keep = _length(index, damping, k, len(gradients), len(methods))
+    if keep is not None or any(method != "influence" for method in methods):
+        scorer.prepare([damping], lambda done: None)  # bounds need normalizers, whatever the method
     if keep is not None:
         return _shortlisted(scorer, gradients, damping, methods, k, sign, keep)
     best = {method: Running(k, sign) for method in methods}
@@ -178,7 +178,6 @@ def _shortlisted(
     keep: int,
 ) -> dict[RelativeMethod, TopK]:
     index = scorer.index
-    scorer.prepare([damping], lambda done: None)  # of the bounds
     candidates = _candidates(index, index.basis.rotation.rotate(gradients), damping, methods, sign, keep)
     lists = {method: one.rows.sort(1).values for method, one in candidates.items()}
     exact = _on_lists(scorer, index.basis.solve(gradients, damping), damping, lists)

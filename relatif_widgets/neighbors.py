@@ -86,13 +86,9 @@ class Neighbors:
         places, found = scores.top_k(exact, k)
         indices = rows.gather(1, places)
         length = flat.double().square().sum(1)
-        slack = (
-            4
-            * flat.shape[1]
-            * torch.finfo(flat.dtype).eps
-            * float(squares.max().sqrt())
-            * (length.sqrt() + float(squares.max().sqrt()))
-        )
+        longest = float(squares.max().sqrt())
+        share = 4 * flat.shape[1] * torch.finfo(flat.dtype).eps
+        slack = share * longest * (length.sqrt() + longest)
         outside = -(values[:, -1].double() + length - slack)
         for query in torch.nonzero(found[:, -1] <= outside)[:, 0].tolist():
             indices[query], found[query] = (
