@@ -5,6 +5,9 @@
 - Where its rows leave something out or are rounded, their scores make a shortlist for
   each query and method. Only the pairs on a list are scored exactly, from gradients
   computed afresh; a bound on everybody else makes the certificate.
+- For many queries, rows that tell everything are rounded for such a shortlist too, because
+  that is faster. Then the pairs are scored by the rows as they are, and the few queries
+  that the bound does not vouch for against everybody.
 """
 
 from __future__ import annotations
@@ -144,16 +147,48 @@ def top_k(
         sign: As in `scores.top_k`.
     """
     index = scorer.index
-    keep = _length(index, damping, k, len(gradients), len(methods))
+    screened = _screens(index, damping, k, len(gradients))
+    keep = (
+        min(k + ROUNDED, index.count)
+        if screened
+        else _length(index, damping, k, len(gradients), len(methods))
+    )
     if keep is not None or any(method != "influence" for method in methods):
         scorer.prepare([damping], lambda done: None)  # bounds need normalizers, whatever the method
-    if keep is not None:
-        return _shortlisted(scorer, gradients, damping, methods, k, sign, keep)
+    if keep is None:
+        return _everybody(scorer, gradients, damping, methods, k, sign)
+    found = _shortlisted(scorer, gradients, damping, methods, k, sign, keep)
+    doubtful = torch.nonzero(~torch.stack([top.certified for top in found.values()]).all(0))[:, 0]
+    if screened and len(doubtful):
+        for method, sure in _everybody(scorer, gradients[doubtful], damping, methods, k, sign).items():
+            top = found[method]
+            top.indices[doubtful], top.scores[doubtful] = sure.indices, sure.scores
+            top.certified[doubtful] = sure.certified
+    return found
+
+
+def _everybody(
+    scorer: Scorer,
+    gradients: Float[Tensor, "query param"],
+    damping: float,
+    methods: Sequence[RelativeMethod],
+    k: int,
+    sign: Sign,
+) -> dict[RelativeMethod, TopK]:
+    index = scorer.index
     best = {method: Running(k, sign) for method in methods}
     for part, influence in scorer.influence(gradients, [damping], lambda done: None):
         for method, running in best.items():
             running.add(part.start, index.relative(method, influence[:, 0], damping, part))
     return {method: running.top(not index.rounded) for method, running in best.items()}
+
+
+def _screens(index: Index, damping: float, k: int, queries: int) -> bool:
+    """Whether rows that tell everything are rounded for a shortlist, and what is on it is scored by them."""
+    if index.rows is None or index.partial or index.basis.solver is not None:
+        return False
+    quick = index.quickest(queries) != index.dtype and 2 * (k + ROUNDED) <= index.count
+    return quick and index.basis.is_definite(damping)
 
 
 def _length(index: Index, damping: float, k: int, queries: int, methods: int) -> int | None:
@@ -178,9 +213,10 @@ def _shortlisted(
     keep: int,
 ) -> dict[RelativeMethod, TopK]:
     index = scorer.index
-    candidates = _candidates(index, index.basis.rotation.rotate(gradients), damping, methods, sign, keep)
+    queries = index.basis.rotation.rotate(gradients)
+    candidates = _candidates(index, queries, damping, methods, sign, keep)
     lists = {method: one.rows.sort(1).values for method, one in candidates.items()}
-    exact = _on_lists(scorer, index.basis.solve(gradients, damping), damping, lists)
+    exact = _on_lists(scorer, gradients, queries, damping, lists)
     stored = index.stored_dtype
     found = {}
     for method, rows in lists.items():
@@ -214,7 +250,8 @@ def _candidates(
     (own,) = index.self_influence([damping])
     _, asked = index.norms(queries, [damping])
     missing = index.query_left_out(queries, asked, [damping])[0]
-    reach = torch.stack([missing.sqrt(), index.rounding * asked[0].sqrt()], dim=1).to(index.dtype)
+    dtype = index.quickest(len(queries))
+    reach = torch.stack([missing.sqrt(), index.rounding(dtype) * asked[0].sqrt()], dim=1).to(index.dtype)
     others = torch.stack([index.left_out(damping).sqrt(), own.sqrt()]).to(index.dtype)
     one = torch.ones(index.count, dtype=index.dtype, device=own.device)
     # 1 / normalizer; scores are its product with the numerator.
@@ -224,7 +261,7 @@ def _candidates(
         if method != "influence"
     }
     candidates = {method: Candidates(keep) for method in methods}
-    for part, core in index.influence(queries, [damping], rough=True):
+    for part, core in index.influence(queries, [damping], dtype=dtype):
         estimate = scores.signed(core[:, 0], sign)
         bound = torch.addmm(estimate, reach, others[:, part])
         for method, lists in candidates.items():
@@ -238,7 +275,8 @@ def _candidates(
 
 def _on_lists(
     scorer: Scorer,
-    solved: Float[Tensor, "query param"],
+    gradients: Float[Tensor, "query param"],
+    queries: Rows,
     damping: float,
     lists: dict[RelativeMethod, Int[Tensor, "query keep"]],
 ) -> dict[RelativeMethod, tuple[Float[Tensor, "query keep"], tuple[Tensor, Tensor] | None]]:
@@ -246,11 +284,15 @@ def _on_lists(
 
     No normalizers where those of the index are exact.
     """
-    count = len(solved)
-    query = torch.arange(count, device=solved.device)[:, None]
+    index, count = scorer.index, len(gradients)
+    query = torch.arange(count, device=gradients.device)[:, None]
     codes = {method: rows * count + query for method, rows in lists.items()}
     every = torch.unique(torch.cat([code.flatten() for code in codes.values()]))
-    products, norms = scorer.pairs(every // count, every % count, solved, damping)
+    if index.partial:
+        solved = index.basis.solve(gradients, damping)
+        products, norms = scorer.pairs(every // count, every % count, solved, damping)
+    else:
+        products, norms = index.pairs(every // count, every % count, queries, damping), None
     some = torch.unique(every // count)
     found = {}
     for method, code in codes.items():

@@ -29,7 +29,9 @@ from .scoring import Scorer
 from .task import BATCH, Task
 
 STORAGES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_CHUNK_BYTES = 256 << 20
+_CHUNK_BYTES = {"cpu": 64 << 20}
+"""Bytes of a batch at the most, on a CPU so that it stays in caches and in memory that malloc gives back as it is."""
+_ELSEWHERE = 256 << 20
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -154,7 +156,7 @@ def fit(
                     collected.add(batch)
                 if last and stored:
                     found = rotation.rotate_batch(batch) if rotation else Rows((batch.gradients,))
-                    moved |= any(bool(tensor.any()) for tensor in found.tensors)
+                    moved = moved or any(bool(tensor.any()) for tensor in found.tensors)
                     if rotation is not None:
                         found = _stored(found, storage)
                     rows = rows or found.room(count, folder)
@@ -240,7 +242,7 @@ def chunk_size(task: Task, curvature: Curvature, batch_size: int | None, memory:
     """Examples a batch: as asked, or what keeps one batch within an eighth of the memory."""
     if batch_size is not None:
         return batch_size
-    return _at_once(_example_bytes(task, curvature), memory)
+    return _at_once(task, _example_bytes(task, curvature), memory)
 
 
 def gradients_at_once(task: Task, batch_size: int | None, memory: int) -> int:
@@ -248,11 +250,12 @@ def gradients_at_once(task: Task, batch_size: int | None, memory: int) -> int:
     if batch_size is not None:
         return batch_size
     each = 3 * task.objective.size * task.objective.dtype.itemsize + task.plan.activations
-    return _at_once(each, memory)
+    return _at_once(task, each, memory)
 
 
-def _at_once(each: int, memory: int) -> int:
-    return max(1, min(BATCH, min(_CHUNK_BYTES, memory // 8) // each))
+def _at_once(task: Task, each: int, memory: int) -> int:
+    most = _CHUNK_BYTES.get(task.objective.device.type, _ELSEWHERE)
+    return max(1, min(BATCH, min(most, memory // 8) // each))
 
 
 def check_memory(task: Task, curvature: Curvature, chunk: int, memory: int) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import rows as rotated
@@ -24,6 +24,12 @@ RelativeMethod = Literal["influence", "theta_relative", "loss_relative"]
 
 SLACK = 1e-6
 """Share of a self-influence that the rounding of rows in float32 may hide."""
+
+MANY = 64
+"""Columns from which rows of float32 are rounded to multiply them faster."""
+
+_STEP = 1 << 24
+"""Numbers of the rows, or scores, at once."""
 
 _NUMBERS = 1 << 26
 """Weights of all stops at once, up to so many float64 numbers."""
@@ -75,15 +81,27 @@ class Index:
         assert self.rows is not None
         return self.rows.tensors[0].dtype
 
-    @property
-    def rounding(self) -> float:
-        """Most that rounding may move a score by the rows, in units of √(both self-influences).
+    def rounding(self, dtype: torch.dtype) -> float:
+        """Most that rounding may move a score by rows multiplied in `dtype`, in units of √(both self-influences).
 
         Half an epsilon each of the row, of the query beside it and of the result, and some more.
         """
-        if self.rounded:
-            return 2 * torch.finfo(self.stored_dtype).eps
-        return 16 * torch.finfo(self.dtype).eps
+        coarsest = max(torch.finfo(dtype).eps, torch.finfo(self.stored_dtype).eps)
+        plain = torch.finfo(self.dtype).eps
+        return 2 * coarsest if coarsest > plain else 32 * plain
+
+    def quickest(self, columns: int) -> torch.dtype:
+        """In which to multiply the rows for a shortlist.
+
+        Products of bfloat16 are several times as fast as those of float32. For a few columns
+        float32 rows would only take longer to round.
+        """
+        assert self.rows is not None
+        fast = _multiplies_bfloat16(self.rows.tensors[0].device)
+        if self.stored_dtype == torch.bfloat16:
+            return torch.bfloat16 if fast else self.dtype
+        many = columns >= MANY and self.stored_dtype == self.dtype == torch.float32
+        return torch.bfloat16 if many and fast else self.dtype
 
     @property
     def summary(self) -> str:
@@ -199,7 +217,12 @@ class Index:
         return torch.stack([self._norms[self._key(damping)][1] for damping in dampings])
 
     def influence(
-        self, queries: Rows, dampings: Sequence[float], step: int | None = None, *, rough: bool = False
+        self,
+        queries: Rows,
+        dampings: Sequence[float],
+        step: int | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> Iterator[tuple[slice, Float[Tensor, "query stop part"]]]:
         """Influence on rotated query gradients at all dampings, in one pass over the rows.
 
@@ -209,8 +232,8 @@ class Index:
             queries: Rotated query gradients, complete.
             dampings: The stops.
             step: Training rows per part; by default parts of about 64 MB.
-            rough: Rows in bfloat16 are multiplied as they are, which is several times as fast
-                and rounds the queries and the scores too.
+            dtype: In which to multiply: None for the model's precision, or what `quickest` says
+                where scores are only for a shortlist. It rounds rows, queries and scores.
 
         Yields:
             The slice of the training set, and the scores of that part.
@@ -222,12 +245,33 @@ class Index:
         weights = self._stored_basis.weights(self._stops(dampings), size).to(self.dtype)
         if step is None:
             columns = max(size, len(queries) * len(dampings))
-            step = max(1, (1 << 23) // columns)
-        fast = rough and self.stored_dtype == torch.bfloat16 and _multiplies_bfloat16(weights.device)
-        ready = rotated.preconditioned(queries, weights, self.stored_dtype if fast else self.dtype)
+            step = max(1, _STEP // columns)
+        ready = rotated.preconditioned(queries, weights, dtype or self.dtype)
         for start in range(0, self.count, step):
             part = slice(start, min(start + step, self.count))
             yield part, rotated.products(ready, self.rows[part], self.dtype)
+
+    def pairs(
+        self, rows: Int[Tensor, "pair"], at: Int[Tensor, "pair"], queries: Rows, damping: float
+    ) -> Float[Tensor, "pair"]:
+        """Influence of some training examples on some queries only, by rows that tell everything.
+
+        Args:
+            rows: Training examples, ascending.
+            at: The query of each; no pair comes twice, and those of one example ascend.
+            queries: Rotated query gradients.
+            damping: λ.
+        """
+        weights = self.weights([damping], sum(queries.sizes)).to(self.dtype)
+        solved = [part[:, 0] for part in rotated.preconditioned(queries, weights, self.dtype)]
+        some, counts = torch.unique_consecutive(rows, return_counts=True)
+        found, first = [], 0
+        step = max(1, _STEP // sum(queries.sizes))
+        for part, own in zip(some.split(step), counts.split(step), strict=True):
+            last = first + int(own.sum())
+            found.append(rotated.sampled(self.some(part), own, at[first:last], solved))
+            first = last
+        return torch.cat(found)
 
     def relative(
         self,

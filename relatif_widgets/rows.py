@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import scores
+from .products import product
 
 
 @dataclass(frozen=True)
@@ -222,10 +224,6 @@ def _columns(part: Part, columns: Int[Tensor, "kept"]) -> Float[Tensor, "row kep
     return part.left[:, columns // into] * part.right[:, columns % into]
 
 
-MANY = 32
-"""Vectors from which an outer product is written out for one large matrix product."""
-
-
 def preconditioned(
     queries: Rows, weights: Float[Tensor, "stop dim"], dtype: torch.dtype
 ) -> list[Float[Tensor, "query stop _"]]:
@@ -242,10 +240,11 @@ def products(
     """Σ w c_test c_i over all parts, summed in the given precision; see `scores.influence`."""
     total: Tensor | None = None
     for query, part in zip(queries, train.parts, strict=True):
-        if isinstance(part, Outer) and query.shape[0] * query.shape[1] < MANY:
+        if isinstance(part, Outer) and query.shape[0] * query.shape[1] < part.right.shape[1]:
             left, right = part.left.to(dtype), part.right.to(dtype)
-            middle = query.to(dtype).reshape(-1, left.shape[1], right.shape[1])
-            flat = torch.stack([((right @ one.T) * left).sum(1) for one in middle])
+            middle = query.to(dtype).reshape(-1, right.shape[1])
+            turned = product(right, middle).reshape(len(train), -1, left.shape[1])
+            flat = (turned @ left[:, :, None])[:, :, 0].T
             score = flat.reshape(*query.shape[:2], len(train))
         else:
             dense = part.dense() if isinstance(part, Outer) else part
@@ -279,3 +278,27 @@ def plain_products(queries: Rows, train: Rows) -> Float[Tensor, "query row"]:
     """c_test · c_i."""
     ones = queries.tensors[0].new_ones(1, sum(queries.sizes))
     return influence(queries, train, ones)[:, 0]
+
+
+def sampled(
+    rows: Rows, counts: Int[Tensor, "row"], at: Int[Tensor, "pair"], vectors: list[Float[Tensor, "vector _"]]
+) -> Float[Tensor, "pair"]:
+    """The product of each row with its own few vectors.
+
+    Args:
+        rows: In the precision of the vectors.
+        counts: How many vectors are each row's own.
+        at: Which, row after row; ascending in each.
+        vectors: All of them, part by part.
+    """
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    total = vectors[0].new_zeros(len(at))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)")
+        for part, vector in zip(rows.parts, vectors, strict=True):
+            dense = part.dense() if isinstance(part, Outer) else part
+            pattern = torch.sparse_csr_tensor(
+                starts, at, torch.zeros_like(total), (len(dense), len(vector)), check_invariants=False
+            )
+            total += torch.sparse.sampled_addmm(pattern, dense, vector.T, beta=0.0).values()
+    return total

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from . import rows as rotated
 from .gradients import FORWARD_LIMIT
 from .index import Index, RelativeMethod
+from .rows import Rows
 from .task import Task
 
 SHORTLIST = 200
@@ -133,7 +133,8 @@ class Scorer:
         if keep * len(gradients) * len(dampings) > 8 * index.count or 4 * keep > index.count:
             return None
         queries = index.basis.rotation.rotate(gradients)
-        core = torch.cat([part for _, part in index.influence(queries, dampings, rough=True)], dim=2)
+        dtype = index.quickest(len(gradients) * len(dampings)) if index.rounded else None
+        core = torch.cat([part for _, part in index.influence(queries, dampings, dtype=dtype)], dim=2)
         progress(0.2)
         everybody = slice(0, index.count)
         chosen = torch.zeros(index.count, dtype=torch.bool, device=core.device)
@@ -203,7 +204,7 @@ class Scorer:
             for batch in self.task.some(some.tolist(), self.at_once):
                 own = counts[done : done + len(batch.targets)]
                 last = first + int(own.sum())
-                products.append(_sampled(batch.gradients, own, at[first:last], vectors))
+                products.append(rotated.sampled(Rows((batch.gradients,)), own, at[first:last], [vectors]))
                 norms += self._own_norms(batch.gradients, [damping])
                 done, first = done + len(batch.targets), last
         return torch.cat(products), _joined(norms)
@@ -241,23 +242,6 @@ def _joined(norms: Sequence[tuple[Tensor, Tensor]]) -> Norms | None:
         return None
     theta, own = zip(*norms, strict=True)
     return torch.cat(theta, dim=1), torch.cat(own, dim=1)
-
-
-def _sampled(
-    gradients: Float[Tensor, "row param"],
-    counts: Int[Tensor, "row"],
-    at: Int[Tensor, "pair"],
-    vectors: Float[Tensor, "vector param"],
-) -> Float[Tensor, "pair"]:
-    """The product of each gradient with its own few vectors."""
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)")
-        pattern = torch.sparse_csr_tensor(
-            starts, at, vectors.new_zeros(len(at)), (len(gradients), len(vectors)), check_invariants=False
-        )
-        found: Tensor = torch.sparse.sampled_addmm(pattern, gradients, vectors.T, beta=0.0).values()
-    return found
 
 
 def _share(progress: Progress, at: int, of: int) -> Progress:

@@ -11,11 +11,13 @@ import torch
 from cases import blobs
 from torch import Tensor, nn
 
-from relatif_widgets import Explainer
+from relatif_widgets import Explainer, best
 from relatif_widgets.curvature import EKFAC, LowRank
 from relatif_widgets.errors import ChoiceError
+from relatif_widgets.explanation import Sign
 from relatif_widgets.fitting import _beside_rows
 from relatif_widgets.gradients import GradientBatch
+from relatif_widgets.index import Index, RelativeMethod, _multiplies_bfloat16
 from relatif_widgets.rows import Outer, Rows, choose
 from relatif_widgets.scoring import Scorer
 
@@ -136,10 +138,10 @@ def test_rounded_rows_make_a_shortlist_that_is_scored_exactly(curvature: Any) ->
             progress=False
         )
         given = 0
-        for query, best in right.items():
+        for query, known in right.items():
             found = rounded.top_k(x[query : query + 1], k=5, method="influence")
-            assert found.indices.tolist() == best.indices.tolist()
-            torch.testing.assert_close(found.scores, best.scores)
+            assert found.indices.tolist() == known.indices.tolist()
+            torch.testing.assert_close(found.scores, known.scores)
             given += int(found.certified)
         assert given > 0 if storage == "bfloat16" else given == 0
         ours, whole = (one.explain(x[0], labels=[int(y[0])]) for one in (rounded, exact))
@@ -186,12 +188,46 @@ def test_a_list_for_each_query_gives_what_scoring_everybody_gives(sign: str) -> 
         one._top(x[:150], None, k=4, methods=methods, damping=None, sign=sign) for one in (rounded, exact)
     )
     for method in methods:
-        best, whole = found[method], right[method]
-        same = (best.indices == whole.indices).all(1)
-        assert same[best.certified].all()
-        assert best.certified.any()
+        ours, whole = found[method], right[method]
+        same = (ours.indices == whole.indices).all(1)
+        assert same[ours.certified].all()
+        assert ours.certified.any()
         assert float(same.double().mean()) > 0.97
-        torch.testing.assert_close(best.scores[same], whole.scores[same])
+        torch.testing.assert_close(ours.scores[same], whole.scores[same])
+
+
+@pytest.mark.skipif(not _multiplies_bfloat16(torch.device("cpu")), reason="no fast bfloat16 here")
+@pytest.mark.parametrize("sign", ["positive", "negative", "both"])
+def test_many_queries_of_a_whole_index_are_screened_in_bfloat16(
+    sign: Sign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = images(2000)
+    explainer = Explainer(convnet().float(), (x.float(), y), curvature="ekfac", damping=0.1).fit(
+        progress=False
+    )
+    methods: tuple[RelativeMethod, ...] = ("influence", "theta_relative", "loss_relative")
+    asked: list[int] = []
+    plain = best._everybody
+
+    def counted(scorer: Scorer, gradients: Tensor, *options: Any) -> Any:
+        asked.append(len(gradients))
+        return plain(scorer, gradients, *options)
+
+    monkeypatch.setattr(best, "_everybody", counted)
+    found = explainer._top(x[:150].float(), None, k=4, methods=methods, sign=sign)
+    few = asked.copy()
+    monkeypatch.setattr(Index, "rounding", lambda self, dtype: 1e9)  # nobody is vouched for
+    again = explainer._top(x[:150].float(), None, k=4, methods=methods, sign=sign)
+    assert asked[len(few) :] == [150]
+    assert sum(few) < 100
+    for method in methods:
+        score = explainer.scores(x[:150].float(), method=method)
+        right = score.abs() if sign == "both" else score if sign == "positive" else -score
+        for top in (found[method], again[method]):
+            assert bool(top.certified.all())
+            values = right.gather(1, top.indices)
+            torch.testing.assert_close(values, right.topk(4).values)
+            torch.testing.assert_close(top.scores, score.gather(1, top.indices))
 
 
 def test_a_shortlist_of_low_rank_coordinates_serves_many_queries_where_the_training_set_is_large() -> None:

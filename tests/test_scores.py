@@ -152,3 +152,15 @@ def test_squared_distance_by_hand() -> None:
         torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]])
     )
     assert found.tolist() == [[25.0, 2.0], [13.0, 0.0]]
+
+
+def test_squares_of_float32_rows_are_those_of_float64() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(300, 3000) * torch.logspace(-30, 15, 300)[:, None] * torch.rand(3000) ** 6
+    rows[7] = 0
+    weights = 1 / (torch.rand(3000, dtype=torch.float64) ** 9 + torch.logspace(-5, 1, 4).double()[:, None])
+    weights = torch.cat([weights.square(), weights, -weights])
+    found = scores.weighted_squares(rows, weights)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, weights @ rows.double().square().T, rtol=1e-6, atol=0)
+    assert scores.weighted_squares(rows[:0], weights).shape == (12, 0)

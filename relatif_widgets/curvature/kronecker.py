@@ -26,6 +26,7 @@ from torch import Tensor
 from ..gradients import GradientBatch, Plan
 from ..layers import Layer
 from ..objective import Objective
+from ..products import product
 from ..rows import Outer, Part, Rows
 from .base import Eigenbasis, Rotation, Setting, eigh
 from .dense import layer_positions
@@ -101,7 +102,11 @@ class KroneckerRotation(Rotation):
     ) -> Float[Tensor, "batch dim"]:
         """V_Sᵀ G V_A."""
         slopes, inputs = self.factors[position]
-        return (slopes.mT @ (matrices @ inputs)).flatten(1)
+        if len(inputs) == 1:
+            turned = product(matrices.reshape(-1, matrices.shape[-1]), inputs[0].T).reshape(matrices.shape)
+        else:
+            turned = matrices @ inputs
+        return (slopes.mT @ turned).flatten(1)
 
     def rotate_batch(self, batch: GradientBatch) -> Rows:
         delta = batch.loss_slopes

@@ -30,6 +30,9 @@ RANK = 1024
 MOST = 4096
 """Eigenpairs to end with, however small the damping: each pass costs as much as this number."""
 
+TOGETHER = 1 << 24
+"""Numbers of the rows multiplied at once, so that the large sum is not walked through for each small batch."""
+
 UNDER = 4
 """What is left out has to lie this many times under the damping."""
 
@@ -91,10 +94,12 @@ class LowRank:
         self._rotation: Rotation | None = None
         self._trace, self._count = 0.0, 0
         self._product = torch.empty(0)
+        self._waiting: list[Tensor] = []
         self._widen(torch.empty(setting.objective.size, 0))
 
     def begin_pass(self, number: int) -> None:
         self.labels.begin_pass()
+        self._flush()
         if number and not self._trace:
             raise self._setting.objective.nothing_moves()
         if number == self.passes - 1:
@@ -125,8 +130,16 @@ class LowRank:
     def _add(self, batch: GradientBatch, slopes: Float[Tensor, "batch row output"]) -> None:
         rows = batch.pull_back(slopes).flatten(0, 1)
         batch.check(rows, "The gradient")
-        self._product.addmm_(rows.T, rows @ self._block)
         self._trace += float(torch.linalg.vector_norm(rows, dtype=torch.float64)) ** 2
+        self._waiting.append(rows)
+        if sum(rows.numel() for rows in self._waiting) >= TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            rows = torch.cat(self._waiting)
+            self._waiting.clear()
+            self._product.addmm_(rows.T, rows @ self._block)
 
     def rotation(self) -> Rotation | None:
         return self._rotation

@@ -1,0 +1,52 @@
+"""Products of a tall matrix with a few vectors: relatif_widgets.products against torch's own.
+
+    python benchmarks/products.py
+
+For eleven columns (the stops of the damping slider, one label) and others, over rows as wide as those
+of the ConvNet's last convolution. Prints GFLOP/s, the best of three, both in one run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from relatif_widgets.products import product
+
+ROWS, WIDTH, STEP = 16_384, 18_496, 692
+COLUMNS = (1, 2, 11, 16, 22, 33, 64)
+
+
+def best(function: Callable[[], object], repeats: int = 3) -> float:
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def compare(rows: Tensor, vectors: Tensor) -> tuple[float, float]:
+    """GFLOP/s of `product` and of `@`."""
+    work = 2 * rows.numel() * len(vectors) / 1e9
+    parts = rows.split(STEP)
+    return (
+        work / best(lambda: [product(part, vectors) for part in parts]),
+        work / best(lambda: [vectors @ part.T for part in parts]),
+    )
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(ROWS, WIDTH)
+    print(f"{torch.get_num_threads()} threads; columns, GFLOP/s of product, of @, ratio")
+    for columns in COLUMNS:
+        ours, plain = compare(rows, torch.randn(columns, WIDTH))
+        print(f"{columns:3} {ours:6.0f} {plain:6.0f} {ours / plain:6.1f}")
+
+
+if __name__ == "__main__":
+    main()

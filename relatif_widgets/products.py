@@ -1,0 +1,62 @@
+"""Matrix products of tall matrices, by whichever of torch's libraries is quick at them.
+
+On CPUs torch gives float32 products to MKL, which wants many columns: with eleven, one for each
+stop of the damping slider, it came to a fifth of its own best. oneDNN, which torch uses for
+convolutions, does not mind; a product of matrices is a convolution by kernels of 1 × 1. `python
+benchmarks/products.py` compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+_SMALL = 1 << 22
+"""Multiplications below which a convolution's preparation costs more than it saves."""
+
+_FEW = 64
+"""Vectors that are laid out anew in no time, however few the rows."""
+
+_LANES = 16
+"""float32 numbers that a core multiplies at once: columns come in such groups."""
+
+
+def product(
+    rows: Float[Tensor, "row dim"], vectors: Float[Tensor, "vector dim"]
+) -> Float[Tensor, "row vector"]:
+    """rows · vectorsᵀ, summed in the rows' precision.
+
+    Args:
+        rows: Many of them, each next to the other in memory.
+        vectors: As many as there are.
+
+    >>> product(torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 1.0]]))
+    tensor([[3.],
+            [3.]])
+    """
+    count = len(vectors)
+    small = len(rows) * rows.shape[1] * count < _SMALL
+    wide = count > _FEW and _LANES * count > len(rows)
+    if count == 1 or small or wide or not _by_onednn(rows, vectors):
+        return rows @ vectors.T
+    if count > _LANES and count % _LANES:
+        vectors = functional.pad(vectors, (0, 0, 0, -count % _LANES))
+    picture = rows[None, :, None].permute(0, 3, 1, 2)  # one picture, a row a pixel, its numbers the channels
+    found = functional.conv2d(picture, vectors[:, :, None, None])
+    return found[0, :count, :, 0].T
+
+
+def _by_onednn(rows: Tensor, vectors: Tensor) -> bool:
+    mkldnn: Any = torch.backends.mkldnn  # without types
+    exact = getattr(getattr(mkldnn, "conv", None), "fp32_precision", "none") in ("none", "ieee")
+    return (
+        rows.device.type == vectors.device.type == "cpu"
+        and rows.dtype == vectors.dtype == torch.float32
+        and rows.is_contiguous()
+        and bool(exact and mkldnn.is_available() and mkldnn.enabled)
+        and not (rows.requires_grad or vectors.requires_grad)
+    )

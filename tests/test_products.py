@@ -1,0 +1,70 @@
+"""Products by either library are the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from relatif_widgets import products
+from relatif_widgets.products import product
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "vectors"),
+    [
+        (3, 2, 1),
+        (700, 900, 1),
+        (700, 900, 11),  # a convolution
+        (700, 900, 16),
+        (700, 900, 22),  # padded to 32
+        (700, 900, 65),  # too many for so few rows
+        (5000, 40, 70),  # many rows
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_is_what_float64_gives(rows: int, dim: int, vectors: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    left, right = torch.randn(rows, dim, dtype=dtype), torch.randn(vectors, dim, dtype=dtype)
+    found = product(left, right)
+    assert found.shape == (rows, vectors)
+    assert found.dtype == dtype
+    exact = left.double() @ right.double().T
+    tolerance = 30 * dim**0.5 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=tolerance)
+
+
+def test_which_library_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+    plain = torch.nn.functional.conv2d
+
+    def counted(picture: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+        asked.append((picture.shape[2], picture.shape[1], len(kernels)))
+        return plain(picture, kernels)
+
+    monkeypatch.setattr(products.functional, "conv2d", counted)
+    rows, vectors = torch.randn(700, 900), torch.randn(22, 900)
+    whole = product(rows, vectors)
+    assert asked == [(700, 900, 32)]
+    wide = torch.randn(700, 1800)[:, ::2]  # not next to each other in memory
+    torch.testing.assert_close(product(wide, vectors), wide @ vectors.T)
+    product(rows, vectors[:1])
+    product(rows.double(), vectors.double())
+    product(rows[:9], vectors)
+    assert len(asked) == 1
+    precision: Any = torch.backends.mkldnn.conv  # type: ignore[attr-defined]
+    before = precision.fp32_precision
+    try:
+        precision.fp32_precision = "bf16"  # less than what is asked for here
+        torch.testing.assert_close(product(rows, vectors), whole)
+    finally:
+        precision.fp32_precision = before
+    assert len(asked) == 1
+
+
+def test_gradients_pass_through() -> None:
+    rows, vectors = torch.randn(700, 900), torch.randn(22, 900, requires_grad=True)
+    product(rows, vectors).sum().backward()
+    assert vectors.grad is not None
+    torch.testing.assert_close(vectors.grad, rows.sum(0).expand_as(vectors), rtol=0, atol=1e-3)
