@@ -148,7 +148,10 @@ class Explainer:
         self._render = render
         self._task = attach(objective, source, class_names, self._curvature)
         self._features = self._task.features() if space == "features" else None
-        self._chunk = fitting.chunk_size(self._task, self._curvature, batch_size, self._memory)
+        self._chunk, self._early = (
+            fitting.chunk_size(self._task, self._curvature, batch_size, self._memory, last=last)
+            for last in (True, False)
+        )
         fitting.check_memory(self._task, self._curvature, self._chunk, self._memory)
         self._at_once = fitting.gradients_at_once(self._task, batch_size, self._memory)
         self._fitted: fitting.Fitted | None = None
@@ -182,6 +185,7 @@ class Explainer:
                 self.dampings,
                 self.damping,
                 self._chunk,
+                self._early,
                 self._memory,
                 self._storage,
                 self._folder,

@@ -32,6 +32,9 @@ STORAGES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CHUNK_BYTES = {"cpu": 64 << 20}
 """Bytes of a batch at the most, on a CPU so that it stays in caches and in memory that malloc gives back as it is."""
 _ELSEWHERE = 256 << 20
+
+_FEW = 16
+"""Examples of a large model that are worth more than that, where the memory holds them."""
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -106,6 +109,7 @@ def fit(
     dampings: Sequence[float],
     damping: float,
     chunk: int,
+    early: int,
     memory: int,
     storage: torch.dtype | None,
     folder: Path | None,
@@ -119,7 +123,8 @@ def fit(
         curvature: Fresh or used before; it begins anew.
         dampings: Stops to compute the normalizers for.
         damping: The default λ.
-        chunk: Examples a batch.
+        chunk: Examples a batch in the last pass, which makes the rows.
+        early: Examples a batch in those before.
         memory: Bytes that rows and curvature may take. Rows that do not fit are not kept.
         storage: Precision of the rows that are kept; None for the model's.
         folder: Where to map them to files, which then may take what is free there; None for memory.
@@ -149,7 +154,7 @@ def fit(
                 rotation = curvature.rotation()
                 spare = _spare(memory - sum(_beside_rows(task, curvature, chunk).values()), folder)
                 stored = count * _row_bytes(task, rotation, storage) <= spare
-            for batch in task.batches(task.source, chunk):
+            for batch in task.batches(task.source, chunk if last else early):
                 digest.add(batch.inputs, batch.targets)
                 curvature.update(batch)  # first, so that gradients can reuse its Jacobian
                 if last:
@@ -238,11 +243,13 @@ def _truncated(
     return index
 
 
-def chunk_size(task: Task, curvature: Curvature, batch_size: int | None, memory: int) -> int:
+def chunk_size(
+    task: Task, curvature: Curvature, batch_size: int | None, memory: int, *, last: bool = True
+) -> int:
     """Examples a batch: as asked, or what keeps one batch within an eighth of the memory."""
     if batch_size is not None:
         return batch_size
-    return _at_once(task, _example_bytes(task, curvature), memory)
+    return _at_once(task, _example_bytes(task, curvature, last=last), memory)
 
 
 def gradients_at_once(task: Task, batch_size: int | None, memory: int) -> int:
@@ -255,7 +262,7 @@ def gradients_at_once(task: Task, batch_size: int | None, memory: int) -> int:
 
 def _at_once(task: Task, each: int, memory: int) -> int:
     most = _CHUNK_BYTES.get(task.objective.device.type, _ELSEWHERE)
-    return max(1, min(BATCH, min(most, memory // 8) // each))
+    return max(1, min(BATCH, most // each, memory // 8 // each), min(_FEW, memory // 8 // each))
 
 
 def check_memory(task: Task, curvature: Curvature, chunk: int, memory: int) -> None:
@@ -401,10 +408,10 @@ def _row_bytes(task: Task, rotation: Rotation | None, storage: torch.dtype | Non
     return size * itemsize if rotation is None else rotation.row_bytes(task.plan, size, itemsize)
 
 
-def _example_bytes(task: Task, curvature: Curvature) -> int:
+def _example_bytes(task: Task, curvature: Curvature, *, last: bool = True) -> int:
     # The Jacobian, its product with the loss's factor, and a temporary of that size.
     width = 3 * (task.outputs + 1) if curvature.uses_jacobian else 3
-    numbers = curvature.numbers(task.plan, task.objective.size)
+    numbers = curvature.numbers(task.plan, task.objective.size, last=last)
     return width * numbers * task.objective.dtype.itemsize + task.plan.activations
 
 

@@ -27,6 +27,7 @@ from relatif_widgets.curvature import (
 from relatif_widgets.curvature.base import Columns, eigh
 from relatif_widgets.curvature.labels import Labels
 from relatif_widgets.gradients import GradientBatch
+from relatif_widgets.layers import Layer
 from relatif_widgets.objective import make_objective
 
 LOSS = nn.CrossEntropyLoss(reduction="none")
@@ -81,7 +82,15 @@ def test_the_fisher_of_a_single_layer_pair_by_pair_of_outputs(
     model = model.double()
     monkeypatch.setattr(dense._OuterSum, "WAITING", 16)
     options = {"loss": chosen, "parameters": parameters, "curvature": "fisher", "batch_size": 7}
+    zero_rows: list[int] = []
+    plain_eigh = dense.eigh
+    monkeypatch.setattr(
+        dense, "eigh", lambda whole: zero_rows.append(int((~whole.any(1)).sum())) or plain_eigh(whole)
+    )
     by_pairs = matrix(Explainer(model, (x, y), **options).fit(progress=False))
+    balanced = loss in ("plain", "weighted") and place != "inner layer"
+    into = {"all of a linear model": 5, "without bias": 4, "last layer": 6, "inner layer": 5}[place]
+    assert zero_rows == [into if balanced else 0]  # a softmax does not see all outputs move together
     flushes: list[object] = []
     monkeypatch.setattr(dense, "_only_layer", flushes.append)
     by_rows = matrix(Explainer(model, (x, y), **options).fit(progress=False))
@@ -207,6 +216,40 @@ def test_kfac_and_ekfac_take_every_kind_of_layer(name: str) -> None:
                 torch.testing.assert_close(
                     block, mean[parameters[:, None], parameters], rtol=1e-8, atol=1e-10
                 )
+
+
+class Twice(nn.Module):
+    """Many channels at 2 × 2 positions, the second convolution used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(2, 32, 3), nn.Conv2d(32, 32, 1), nn.Linear(128, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.second(self.second(self.first(x).tanh()).tanh())
+        return self.last(hidden.flatten(1))
+
+
+def test_few_positions_are_rotated_before_they_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, x, y = Twice().double(), torch.randn(9, 2, 4, 4, dtype=torch.float64), torch.arange(9) % 3
+    asked: list[str] = []
+    plain = GradientBatch.layer_gradients
+
+    def noted(self: GradientBatch, layer: Layer, *options: Tensor) -> Tensor:
+        asked.append(layer.name)
+        return plain(self, layer, *options)
+
+    explainer = Explainer(model, (x, y), curvature=EKFAC("empirical"), batch_size=5)
+    monkeypatch.setattr(GradientBatch, "layer_gradients", noted)
+    explainer.fit(progress=False)
+    assert asked == []
+    index = explainer._ready().index
+    assert index.rows is not None
+    right = oracles.gradients(model, LOSS, x, y)
+    torch.testing.assert_close(index.basis.rotation.back(index.rows), right, rtol=1e-9, atol=1e-11)
+    moments = index.basis.rotation.rotate(right).dense().square().mean(0)
+    torch.testing.assert_close(index.basis.eigenvalues, moments, rtol=1e-9, atol=1e-13)
 
 
 def by_module(model: nn.Module) -> dict[str, Tensor]:

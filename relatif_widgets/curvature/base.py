@@ -300,8 +300,11 @@ class Curvature(Protocol):
     def check(self, batch: GradientBatch, count: int) -> None:
         """Look at a few of n = `count` examples and refuse, before the long work, what this curvature cannot do."""
 
-    def numbers(self, plan: Plan, size: int) -> int:
-        """Numbers that one row of one example takes in `update` and while it is stored, P = `size` at the most."""
+    def numbers(self, plan: Plan, size: int, *, last: bool) -> int:
+        """Numbers that one row of one example takes in `update`, and in the last pass while it is stored.
+
+        P = `size` at the most.
+        """
 
 
 class OnePass(ABC):
@@ -321,7 +324,7 @@ class OnePass(ABC):
         if self.uses_jacobian:
             batch.objective.loss.curvature_factor(batch.outputs)
 
-    def numbers(self, plan: Plan, size: int) -> int:
+    def numbers(self, plan: Plan, size: int, *, last: bool) -> int:
         return size
 
     @abstractmethod

@@ -81,6 +81,7 @@ class Fisher(Dense):
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
         self._outer: _OuterSum | None = None
+        self._balanced: tuple[Tensor, Tensor] | None = None
 
     def update(self, batch: GradientBatch) -> None:
         layer = _only_layer(batch)
@@ -94,9 +95,27 @@ class Fisher(Dense):
 
     def finish(self) -> Eigenbasis:
         if self._outer is not None:
-            self._total = self._outer.finish()
+            self._total, self._balanced = self._outer.finish()
             self._outer = None
         return super().finish()
+
+    def decompose(
+        self, matrix: Float[Tensor, "param param"]
+    ) -> tuple[Float[Tensor, "dim"], Float[Tensor, "param dim"]]:
+        if self._balanced is None:
+            return super().decompose(matrix)
+        # H is zero along moving all outputs together: one turn of the outputs, and eigh leaves those rows out.
+        places, turn = self._balanced
+        out = len(turn)
+        blocks = matrix[places[:, None], places].view(out, -1, out, len(places) // out)
+        turned = torch.einsum("op,oiqj,qr->pirj", turn, blocks, turn)
+        turned[0], turned[:, :, 0] = 0, 0
+        matrix.copy_(turned.reshape(matrix.shape))
+        del blocks, turned
+        eigenvalues, vectors = super().decompose(matrix)
+        back = torch.einsum("op,pid->oid", turn, vectors.view(out, -1, len(matrix))).reshape(matrix.shape)
+        vectors[places] = back
+        return eigenvalues, vectors
 
     def batch_sum(self, batch: GradientBatch) -> Float[Tensor, "param param"]:
         factor = batch.objective.loss.curvature_factor(batch.outputs)
@@ -118,6 +137,7 @@ class _OuterSum:
         self._layer = layer
         self._total = total
         self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._leaning = self._length = 0.0  # Σ ‖Σ_o δ_ik‖² and Σ ‖δ_ik‖²
 
     def add(self, batch: GradientBatch) -> None:
         factor = batch.objective.loss.curvature_factor(batch.outputs)
@@ -128,7 +148,11 @@ class _OuterSum:
                 return  # no prediction of this batch depends on the layer
             inputs, slope = pairs[0].vectors()
             slopes.append(slope)
-        self._waiting.append((inputs, torch.stack(slopes, 1)))
+        together = torch.stack(slopes, 1)
+        self._dtype = together.dtype
+        self._leaning += float(together.sum(2).double().square().sum())
+        self._length += float(together.double().square().sum())
+        self._waiting.append((inputs, together))
         if sum(len(inputs) for inputs, _ in self._waiting) >= self.WAITING:
             self._flush()
 
@@ -146,7 +170,13 @@ class _OuterSum:
             weighted = (pairs[:, :, None] * inputs[:, None, :]).flatten(1)
             blocks[first, :, first:] += (inputs.T @ weighted).view(into, out - first, into)
 
-    def finish(self) -> Float[Tensor, "param param"]:
+    def finish(self) -> tuple[Float[Tensor, "param param"], tuple[Tensor, Tensor] | None]:
+        """The sum; and where every δ_ik sums to zero, as those of a softmax do, what turns that into zero rows.
+
+        Returns:
+            The sum. Or None, or the places of the layer's matrix [out · into] in a row of P, and an
+            orthogonal matrix [out, out] whose first column moves all outputs together.
+        """
         self._flush()
         layer = self._layer
         blocks = self._total.view(layer.out, layer.into, layer.out, layer.into)
@@ -158,7 +188,19 @@ class _OuterSum:
         found = torch.empty_like(place)
         layer.scatter(place.view(1, layer.out, layer.into), found)
         row = found.long()
-        return self._total if torch.equal(found, place) else self._total[row][:, row]
+        total = self._total if torch.equal(found, place) else self._total[row][:, row]
+        # `row` says which entry of the matrix each place of a row of P is; its inverse where each entry is.
+        return total, (row.argsort(), self._turn()) if self._balances() else None
+
+    def _balances(self) -> bool:
+        eps = torch.finfo(self._dtype).eps
+        return self._layer.out > 1 and self._leaning <= self._layer.out * (4 * eps) ** 2 * self._length
+
+    def _turn(self) -> Float[Tensor, "out out"]:
+        columns = torch.eye(self._layer.out, dtype=torch.float64, device=self._total.device)
+        columns[:, 0] = 1
+        turn: Tensor = torch.linalg.qr(columns).Q
+        return turn
 
 
 def _only_layer(batch: GradientBatch) -> Layer | None:

@@ -108,6 +108,36 @@ class KroneckerRotation(Rotation):
             turned = matrices @ inputs
         return (slopes.mT @ turned).flatten(1)
 
+    def rotate_slopes(
+        self,
+        position: int,
+        batch: GradientBatch,
+        delta: Float[Tensor, "batch output"],
+        some: Int[Tensor, "some"] | None = None,
+    ) -> Float[Tensor, "some dim"]:
+        """V_Sᵀ (Σ_t δ_t a_tᵀ) V_A of a layer; of all examples of a batch, or of some.
+
+        Where there are few positions, their slopes and inputs are rotated before they are multiplied.
+        """
+        layer = self.layers[position]
+        pairs = batch.pairs(layer, delta)
+        each = sum(pair.slopes.shape[3] for pair in pairs) * (layer.into**2 + layer.out**2)
+        if not pairs or layer.groups > 1 or 2 * each > layer.size * (layer.into + layer.out):
+            return self.rotate_layer(position, batch.layer_gradients(layer, delta, some))
+        slopes, inputs = (factor[0].T for factor in self.factors[position])
+        total: Tensor | None = None
+        for pair in pairs if some is None else [pair[some] for pair in pairs]:
+            left, right = (
+                product(values[:, 0].mT.flatten(0, 1), vectors).view(
+                    len(values), values.shape[3], len(vectors)
+                )
+                for values, vectors in ((pair.slopes, slopes), (pair.homogeneous(), inputs))
+            )
+            found = left.mT @ right
+            total = found if total is None else total.add_(found)
+        assert total is not None
+        return total.flatten(1)
+
     def rotate_batch(self, batch: GradientBatch) -> Rows:
         delta = batch.loss_slopes
         known, self._known = self._known, None
@@ -127,9 +157,9 @@ class KroneckerRotation(Rotation):
                 if known is not None and known[0] is batch:
                     _, others, rotated = known
                     whole = rotated[layer.name]
-                    whole[others] = self.rotate_layer(position, batch.layer_gradients(layer, delta, others))
+                    whole[others] = self.rotate_slopes(position, batch, delta, others)
                 else:
-                    whole = self.rotate_layer(position, batch.layer_gradients(layer, delta))
+                    whole = self.rotate_slopes(position, batch, delta)
                 batch.check(whole, "The gradient")
                 parts.append(whole)
         rest = batch.pull_back_rest(delta[:, None])[:, 0]
@@ -182,9 +212,12 @@ class Kronecker(ABC):
     def check(self, batch: GradientBatch, count: int) -> None:
         self.labels.check(batch, count)
 
-    def numbers(self, plan: Plan, size: int) -> int:
+    def numbers(self, plan: Plan, size: int, *, last: bool) -> int:
         formed = [layer.out + layer.into if layer.once else layer.size for layer in plan.layers]
-        return sum(formed) + size - sum(layer.size for layer in plan.layers)
+        rest = size - sum(layer.size for layer in plan.layers)
+        return (
+            sum(formed) + rest if last else rest
+        )  # the factors need what layers see, and no gradient of theirs
 
     def begin(self, setting: Setting) -> None:
         objective, self._layers = setting.objective, setting.plan.layers
@@ -321,7 +354,7 @@ class EKFAC(Kronecker):
                     left, right = (d @ slopes[0]).square(), (a @ inputs[0]).square()
                     total.add_((left.T @ right).flatten())
                 elif not layer.once:
-                    rows = rotation.rotate_layer(position, batch.layer_gradients(layer, delta))
+                    rows = rotation.rotate_slopes(position, batch, delta)
                     total.add_(rows.square().sum(0))
                     rotated[layer.name] = rows
             if deltas.shape[1] == 1:

@@ -124,8 +124,8 @@ class Lissa:
         if self.matrix == "fisher":
             batch.objective.loss.curvature_factor(batch.outputs)
 
-    def numbers(self, plan: Plan, size: int) -> int:
-        return self.normalizers.numbers(plan, size)
+    def numbers(self, plan: Plan, size: int, *, last: bool) -> int:
+        return self.normalizers.numbers(plan, size, last=last)
 
     def begin(self, setting: Setting) -> None:
         self._setting = setting

@@ -84,7 +84,7 @@ class LowRank:
     def check(self, batch: GradientBatch, count: int) -> None:
         self.labels.check(batch, count)
 
-    def numbers(self, plan: Plan, size: int) -> int:
+    def numbers(self, plan: Plan, size: int, *, last: bool) -> int:
         return size
 
     def begin(self, setting: Setting) -> None:
