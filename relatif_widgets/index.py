@@ -147,6 +147,9 @@ class Index:
         self, rows: Rows, dampings: Sequence[float]
     ) -> tuple[Float[Tensor, "stop row"], Float[Tensor, "stop row"]]:
         """‖(H+λI)⁻¹ g‖ and gᵀ (H+λI)⁻¹ g of some rows, float64."""
+        if self.basis.eigenvalues is None:  # H + λI := I, and weights that are all one
+            squares = rotated.squares(rows).expand(len(dampings), -1)
+            return squares.sqrt(), squares.clone()
         at_once = max(1, _NUMBERS // (2 * sum(rows.sizes)))
         theta, own = [], []
         for start in range(0, len(dampings), at_once):
@@ -168,8 +171,7 @@ class Index:
         """‖g‖² − ‖c‖², what the eigenbasis leaves out of each gradient; zero if it is complete."""
         if rows.squares is None:
             return torch.zeros(len(rows), dtype=torch.float64, device=rows.tensors[0].device)
-        ones = torch.ones(1, sum(rows.sizes), dtype=torch.float64, device=rows.squares.device)
-        return (rows.squares - rotated.weighted_squares(rows, ones)[0]).clamp(min=0)
+        return (rows.squares - rotated.squares(rows)).clamp(min=0)
 
     def weights(self, dampings: Sequence[float], size: int) -> Float[Tensor, "stop dim"]:
         """1/(Λ+λ) in float64, a row per damping."""

@@ -274,6 +274,17 @@ def weighted_squares(rows: Rows, weights: Float[Tensor, "stop dim"]) -> Float[Te
     return total
 
 
+def squares(rows: Rows) -> Float[Tensor, "row"]:
+    """‖c‖² in float64."""
+
+    def of(tensor: Tensor) -> Tensor:
+        found: Tensor = torch.linalg.vector_norm(tensor, dim=1, dtype=torch.float64)
+        return found.square()
+
+    parts = [of(part.left) * of(part.right) if isinstance(part, Outer) else of(part) for part in rows.parts]
+    return torch.stack(parts).sum(0)
+
+
 def plain_products(queries: Rows, train: Rows) -> Float[Tensor, "query row"]:
     """c_test · c_i."""
     ones = queries.tensors[0].new_ones(1, sum(queries.sizes))

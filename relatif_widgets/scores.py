@@ -24,6 +24,9 @@ from torch import Tensor
 from .errors import ModelError
 from .products import product
 
+_FEW = 16
+"""Rows that are not worth it to be squared in float32."""
+
 _ROWS, _COLUMNS = 128, 1024
 """Squares at once, few enough to stay in a core's cache and for their sums to keep seven digits."""
 
@@ -184,18 +187,19 @@ def weighted_squares(
     >>> weighted_squares(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 2.0]]).double())
     tensor([[11.]], dtype=torch.float64)
     """
-    if rows.dtype == torch.float64:
+    if rows.dtype == torch.float64 or len(rows) < _FEW:
         # Blocks bound the squares to about 64 MB.
         step = max(1, (1 << 23) // max(1, rows.shape[1]))
-        return torch.cat([weights @ block.square().T for block in torch.split(rows, step)], dim=1)
+        return torch.cat([weights @ block.double().square().T for block in torch.split(rows, step)], dim=1)
     found = torch.zeros(len(rows), len(weights), dtype=torch.float64, device=rows.device)
     largest = weights.abs().amax(1, keepdim=True).clamp(min=1e-300)
     scaled = (weights / largest).float()
-    for start in range(0, len(rows), _ROWS):
-        block = rows[start : start + _ROWS].float()
+    step = _ROWS if rows.device.type == "cpu" else 64 * _ROWS
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step].float()
         most = block.abs().amax(1, keepdim=True)
         most = torch.where(most > 0, most, 1)
-        total = found[start : start + _ROWS]
+        total = found[start : start + step]
         for first in range(0, rows.shape[1], _COLUMNS):
             squares = (block[:, first : first + _COLUMNS] / most).square()
             total += product(squares, scaled[:, first : first + _COLUMNS])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from relatif_widgets import ChoiceError, DataError, Explainer, ModelError, RelatifError, evaluation
 from relatif_widgets.curvature import LowRank
+from relatif_widgets.views import plots
 
 L2 = 0.01
 N, FEATURES, CLASSES = 300, 5, 3
@@ -453,6 +454,13 @@ def test_only_own_rows_may_be_removed(trained: Trained) -> None:
 
 def labels_of(figure: Any) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_numbers_in_figures_have_three_digits() -> None:
+    panel = plots.Panel("", [0.84, 0.8349, 12.0, 1234.0, -0.5, 0.0, 0.00012])
+    methods = ["influence", "theta_relative", "loss_relative", "nearest", "a", "b", "c"]
+    shown = labels_of(plots.dots(methods, [panel], columns=1, width=4))
+    assert shown == ["0.840", "0.835", "12", "1,234", "−0.500", "0", "0.00012"]
 
 
 def test_figures_show_the_numbers(digits: tuple[Explainer, Golden], tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def _dots(axes: Axes, methods: Sequence[str], panel: Panel, *, named: bool) -> N
             axes.errorbar(value, place, xerr=error, color=color, linewidth=1, capsize=2, zorder=2)
         axes.plot(value, place, _MARKERS.get(method, "o"), color=color, markersize=4.5, zorder=3)
         axes.annotate(
-            _short(value),
+            _short(value, zeros=True),
             (value, place),
             xytext=(0, 5),
             textcoords="offset points",
@@ -199,8 +199,17 @@ def _color(method: str, methods: Sequence[str]) -> str:
     return _COLORS[method] if method in _COLORS else _OTHERS[others.index(method) % len(_OTHERS)]
 
 
-def _short(value: float) -> str:
-    """A number as short as its size allows, with a minus sign that is none of hyphens."""
-    if value == int(value) and abs(value) >= 1:
-        return f"{value:,.0f}".replace("-", "−")
-    return f"{value:.3g}".replace("-", "−") if abs(value) >= 1e-3 else f"{value:.2g}".replace("-", "−")
+def _short(value: float, *, zeros: bool = False) -> str:
+    """A number as short as its size allows, with a minus sign that is none of hyphens.
+
+    Args:
+        value: The number.
+        zeros: Three digits even where the last are zeros, as numbers under each other want.
+    """
+    if value == int(value) and (abs(value) >= 1 or not value):
+        text = f"{value:,.0f}"
+    elif abs(value) < 1e-3:
+        text = f"{value:.2g}"
+    else:
+        text = f"{value:#.3g}".rstrip(".") if zeros else f"{value:.3g}"
+    return text.replace("-", "−")
