@@ -265,18 +265,28 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
 
 
 class Fingerprint:
-    """SHA-256 of the data as read, batch by batch."""
+    """SHA-256 of the data as read: of each of its tensors, whatever the batches they come in."""
 
     def __init__(self) -> None:
-        self._digest = hashlib.sha256()
+        self._leaves: list[Any] = []  # a digest for each tensor of a batch
+        self._kinds: list[str] = []
+        self._at = 0
 
     def add(self, *trees: Any) -> None:
+        self._at = 0
         for tree in trees:
             map_tensors(self._add, tree)
 
     def _add(self, value: Tensor) -> Tensor:
-        self._digest.update(f"{tuple(value.shape[1:])}{value.dtype}".encode())
-        self._digest.update(
+        if self._at == len(self._leaves):
+            self._leaves.append(hashlib.sha256())
+            self._kinds.append("")
+        digest, kind = self._leaves[self._at], f"{tuple(value.shape[1:])}{value.dtype}"
+        if kind != self._kinds[self._at]:
+            digest.update(kind.encode())
+            self._kinds[self._at] = kind
+        self._at += 1
+        digest.update(
             value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
             if value.dim()
             else str(value.item()).encode()
@@ -284,7 +294,7 @@ class Fingerprint:
         return value
 
     def hexdigest(self) -> str:
-        return self._digest.hexdigest()
+        return hashlib.sha256(b"".join(leaf.digest() for leaf in self._leaves)).hexdigest()
 
 
 def _split(item: Any, name: str, row: int) -> tuple[Any, Any]:

@@ -150,7 +150,8 @@ class Explainer:
         self._features = self._task.features() if space == "features" else None
         self._chunk, self._early = (
             fitting.chunk_size(self._task, self._curvature, batch_size, self._memory, last=last)
-            for last in (True, False)
+            # A collate_fn may pad its batches: passes that are compared take the same ones.
+            for last in (True, collate_fn is not None)
         )
         fitting.check_memory(self._task, self._curvature, self._chunk, self._memory)
         self._at_once = fitting.gradients_at_once(self._task, batch_size, self._memory)

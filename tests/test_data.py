@@ -240,11 +240,16 @@ def test_the_fingerprint_follows_the_values_not_the_batches() -> None:
             fingerprint.add(part)
         return fingerprint.hexdigest()
 
-    assert of(X) == of(X.clone())
+    assert of(X) == of(X.clone()) == of(X[:3], X[3:]) == of(*X.split(1))
     changed = X.clone()
     changed[3, 0, 0, 0] += 1e-3
     assert of(X) != of(changed)
     assert of(X) != of(X.double())
+    pairs = Fingerprint(), Fingerprint()
+    pairs[0].add(X, torch.arange(len(X)))
+    for part, rows in zip(X.split(2), torch.arange(len(X)).split(2), strict=True):
+        pairs[1].add(part, rows)
+    assert pairs[0].hexdigest() == pairs[1].hexdigest()
 
 
 # Data frames

@@ -315,3 +315,18 @@ def test_a_drawn_label_that_is_the_training_label_is_rotated_once(monkeypatch: p
         right = index.basis.rotation.rotate(batch.gradients).dense()
     assert index.rows is not None
     torch.testing.assert_close(index.rows.dense(), right, rtol=1e-10, atol=1e-12)
+
+
+def test_early_passes_take_larger_batches_unless_a_collate_fn_may_pad_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = [(picture, int(label)) for picture, label in zip(*images(60), strict=True)]
+    monkeypatch.setattr("relatif_widgets.fitting._CHUNK_BYTES", {"cpu": 60_000})
+    monkeypatch.setattr("relatif_widgets.fitting._FEW", 1)
+    together = Explainer(convnet(), data, curvature=EKFAC("sample"), damping=0.1, batch_size=60)
+    right = together.fit(progress=False).scores(data[0][0][None])
+    for collate in (None, torch.utils.data.default_collate):
+        explainer = Explainer(convnet(), data, curvature=EKFAC("sample"), damping=0.1, collate_fn=collate)
+        assert explainer._chunk < 20
+        assert explainer._early == explainer._chunk if collate else explainer._early > explainer._chunk
+        torch.testing.assert_close(explainer.fit(progress=False).scores(data[0][0][None]), right)
