@@ -39,7 +39,7 @@ TITLES = {
     "dattri": "dattri 0.3.0",
     "trak": "TRAK 0.3.2",
 }
-LIMIT = 3600
+LIMIT = 1200
 """Seconds that a configuration may take."""
 
 Result = dict[str, Any]

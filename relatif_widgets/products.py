@@ -57,6 +57,7 @@ def _by_onednn(rows: Tensor, vectors: Tensor) -> bool:
         rows.device.type == vectors.device.type == "cpu"
         and rows.dtype == vectors.dtype == torch.float32
         and rows.is_contiguous()
+        and torch.backends.mkl.is_available()  # elsewhere torch has another library, quick at other shapes
         and bool(exact and mkldnn.is_available() and mkldnn.enabled)
         and not (rows.requires_grad or vectors.requires_grad)
     )
