@@ -51,13 +51,14 @@ def product(
 
 
 def _by_onednn(rows: Tensor, vectors: Tensor) -> bool:
-    mkldnn: Any = torch.backends.mkldnn  # without types
+    mkl: Any = torch.backends.mkl  # without types, as the next
+    mkldnn: Any = torch.backends.mkldnn
     exact = getattr(getattr(mkldnn, "conv", None), "fp32_precision", "none") in ("none", "ieee")
     return (
         rows.device.type == vectors.device.type == "cpu"
         and rows.dtype == vectors.dtype == torch.float32
         and rows.is_contiguous()
-        and torch.backends.mkl.is_available()  # elsewhere torch has another library, quick at other shapes
+        and bool(mkl.is_available())  # elsewhere torch has another library, quick at other shapes
         and bool(exact and mkldnn.is_available() and mkldnn.enabled)
         and not (rows.requires_grad or vectors.requires_grad)
     )

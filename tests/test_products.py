@@ -35,6 +35,10 @@ def test_a_product_is_what_float64_gives(rows: int, dim: int, vectors: int, dtyp
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=tolerance)
 
 
+@pytest.mark.skipif(
+    not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),  # type: ignore[no-untyped-call]
+    reason="there are not both libraries",
+)
 def test_which_library_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
     plain = torch.nn.functional.conv2d
