@@ -180,8 +180,8 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         lines.append("")
     if "growth" in ours:
         lines += ["![How cost grows with n, P and queries](benchmarks/growth.png)", ""]
-        lines += ["*EK-FAC: seconds against the number of training examples, of parameters (an eighth of the "
-                  "training set) and of queries in a batch.*", ""]  # fmt: skip
+        lines += ["*EK-FAC, one drawn label for each example: seconds against the number of training examples, of "
+                  "parameters (an eighth of the training set) and of queries in a batch.*", ""]  # fmt: skip
     threads = next(iter(ours.values()))["threads"] if ours else 0
     lines += [f"`make bench`, {threads} threads.", ""]
     return "\n".join(lines)
@@ -229,6 +229,7 @@ def against(one: Result, other: Result | None) -> list[str]:
 
 def draw(growth: Result, file: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     for axes, name, label in zip(
@@ -245,6 +246,8 @@ def draw(growth: Result, file: Path) -> None:
             axes.plot(sizes, [point[1] for point in points], "o-", color="tab:blue", label="fit")
             axes.plot(sizes, [point[2] for point in points], "s-", color="tab:orange", label="a new query")
         axes.set(xscale="log", yscale="log", xlabel=label)
+        axes.set_xticks(sizes, [f"{size:,}" if size < 10_000 else f"{size / 1000:,.3g}k" for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     figure.axes[0].set_ylabel("seconds")
