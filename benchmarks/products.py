@@ -3,15 +3,13 @@
     python benchmarks/products.py
 
 For eleven columns (the stops of the damping slider, one label) and others, over rows as wide as those
-of the ConvNet's last convolution. Prints GFLOP/s, the best of three, both in one run.
+of the ConvNet's last convolution. Prints GFLOP/s, the median of three, both in one run.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import torch
+from shared import seconds
 from torch import Tensor
 
 from relatif_widgets.products import product
@@ -20,22 +18,13 @@ ROWS, WIDTH, STEP = 16_384, 18_496, 692
 COLUMNS = (1, 2, 11, 16, 22, 33, 64)
 
 
-def best(function: Callable[[], object], repeats: int = 3) -> float:
-    taken = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
-
-
 def compare(rows: Tensor, vectors: Tensor) -> tuple[float, float]:
     """GFLOP/s of `product` and of `@`."""
     work = 2 * rows.numel() * len(vectors) / 1e9
     parts = rows.split(STEP)
     return (
-        work / best(lambda: [product(part, vectors) for part in parts]),
-        work / best(lambda: [vectors @ part.T for part in parts]),
+        work / seconds(lambda: [product(part, vectors) for part in parts], 3),
+        work / seconds(lambda: [vectors @ part.T for part in parts], 3),
     )
 
 

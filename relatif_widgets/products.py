@@ -1,7 +1,7 @@
 """Matrix products of tall matrices, by whichever of torch's libraries is quick at them.
 
 On CPUs torch gives float32 products to MKL, which wants many columns: with eleven, one for each
-stop of the damping slider, it came to a fifth of its own best. oneDNN, which torch uses for
+stop of the damping slider, it came to a quarter of its rate at 64. oneDNN, which torch uses for
 convolutions, does not mind; a product of matrices is a convolution by kernels of 1 × 1. `python
 benchmarks/products.py` compares the two.
 """
