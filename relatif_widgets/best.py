@@ -252,7 +252,7 @@ def _candidates(
     missing = index.query_left_out(queries, asked, [damping])[0]
     dtype = index.quickest(len(queries))
     reach = torch.stack([missing.sqrt(), index.rounding(dtype) * asked[0].sqrt()], dim=1).to(index.dtype)
-    others = torch.stack([index.left_out(damping).sqrt(), own.sqrt()]).to(index.dtype)
+    others = torch.stack([index.left_out([damping])[0].sqrt(), own.sqrt()]).to(index.dtype)
     one = torch.ones(index.count, dtype=index.dtype, device=own.device)
     # 1 / normalizer; scores are its product with the numerator.
     scales = {
@@ -289,8 +289,7 @@ def _on_lists(
     codes = {method: rows * count + query for method, rows in lists.items()}
     every = torch.unique(torch.cat([code.flatten() for code in codes.values()]))
     if index.partial:
-        solved = index.basis.solve(gradients, damping)
-        products, norms = scorer.pairs(every // count, every % count, solved, damping)
+        products, norms = scorer.pairs(every // count, every % count, gradients, queries, damping)
     else:
         products, norms = index.pairs(every // count, every % count, queries, damping), None
     some = torch.unique(every // count)

@@ -148,12 +148,14 @@ class Explainer:
         self._render = render
         self._task = attach(objective, source, class_names, self._curvature)
         self._features = self._task.features() if space == "features" else None
-        self._chunk, self._early = (
-            fitting.chunk_size(self._task, self._curvature, batch_size, self._memory, last=last)
-            # A collate_fn may pad its batches: passes that are compared take the same ones.
-            for last in (True, collate_fn is not None)
+        self._sizes = fitting.batch_sizes(
+            self._task,
+            self._curvature,
+            batch_size,
+            self._memory,
+            same=collate_fn is not None,  # which may pad its batches, and passes are compared
         )
-        fitting.check_memory(self._task, self._curvature, self._chunk, self._memory)
+        fitting.check_memory(self._task, self._curvature, self._sizes, self._memory)
         self._at_once = fitting.gradients_at_once(self._task, batch_size, self._memory)
         self._fitted: fitting.Fitted | None = None
         self.tags = Tags(self.train_size, self.examples, lambda: self._ready().data_fingerprint)
@@ -185,8 +187,7 @@ class Explainer:
                 self._curvature,
                 self.dampings,
                 self.damping,
-                self._chunk,
-                self._early,
+                self._sizes,
                 self._memory,
                 self._storage,
                 self._folder,
@@ -630,7 +631,7 @@ class Explainer:
         return self.damping if damping is None else as_damping(damping)
 
     def _scorer(self) -> Scorer:
-        return Scorer(self._task, self._ready().index, self._chunk, self._at_once)
+        return Scorer(self._task, self._ready().index, self._sizes["part"], self._at_once)
 
     def _asked(self, queries: Any, labels: Any) -> Iterator[GradientBatch]:
         """The queries in batches, each at its label: as given, or as the model predicts."""

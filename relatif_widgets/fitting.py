@@ -8,30 +8,37 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .curvature import Curvature, Eigenbasis, Rotation, Setting
+from .curvature import Curvature, Eigenbasis, Held, Rotation, Setting
 from .data import Fingerprint
 from .errors import ChoiceError, DataError, ModelError, one_of
 from .gradients import GradientBatch
 from .index import Index
 from .neighbors import Features, Neighbors, flatten_inputs
-from .rows import Kept, Rows, choose
-from .scoring import Scorer
+from .normalizers import weights_bytes
+from .rows import Kept, Part, Rows, choose, kept_part
+from .scoring import normalize
 from .task import BATCH, Task
 
 STORAGES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CHUNK_BYTES = {"cpu": 64 << 20}
 """Bytes of a batch at the most, on a CPU so that it stays in caches and in memory that malloc gives back as it is."""
 _ELSEWHERE = 256 << 20
+
+Sizes = Mapping[Held, int]
+"""Examples a batch, by what a pass holds of the rows."""
+
+_COPIES = 4
+"""Copies of a large model's parameters in float64 that a batch may take: every batch touches some of those besides."""
 
 _FEW = 16
 """Examples of a large model that are worth more than that, where the memory holds them."""
@@ -108,8 +115,7 @@ def fit(
     curvature: Curvature,
     dampings: Sequence[float],
     damping: float,
-    chunk: int,
-    early: int,
+    sizes: Sizes,
     memory: int,
     storage: torch.dtype | None,
     folder: Path | None,
@@ -123,8 +129,7 @@ def fit(
         curvature: Fresh or used before; it begins anew.
         dampings: Stops to compute the normalizers for.
         damping: The default λ.
-        chunk: Examples a batch in the last pass, which makes the rows.
-        early: Examples a batch in those before.
+        sizes: Examples a batch.
         memory: Bytes that rows and curvature may take. Rows that do not fit are not kept.
         storage: Precision of the rows that are kept; None for the model's.
         folder: Where to map them to files, which then may take what is free there; None for memory.
@@ -152,9 +157,10 @@ def fit(
             last = number == curvature.passes - 1
             if last:
                 rotation = curvature.rotation()
-                spare = _spare(memory - sum(_beside_rows(task, curvature, chunk).values()), folder)
+                spare = _spare(task, curvature, sizes, memory, folder)
                 stored = count * _row_bytes(task, rotation, storage) <= spare
-            for batch in task.batches(task.source, chunk if last else early):
+            held: Held = "none" if not last else "row" if stored else "part"
+            for batch in task.batches(task.source, sizes[held]):
                 digest.add(batch.inputs, batch.targets)
                 curvature.update(batch)  # first, so that gradients can reuse its Jacobian
                 if last:
@@ -180,8 +186,8 @@ def fit(
     stops = [damping] if basis.solver else [stop for stop in dampings if basis.is_definite(stop)]
     if rows is None:
         report("normalizers", 0)
-        spare = _spare(memory - sum(_beside_rows(task, curvature, chunk).values()), folder)
-        index = _truncated(task, basis, chunk, spare, storage, folder, stops)
+        spare = _spare(task, curvature, sizes, memory, folder, stops=len(stops))
+        index = _truncated(task, basis, sizes["part"], spare, storage, folder, stops)
     else:
         index = Index(basis, count, rows, objective.dtype)
         index.prepare(stops)
@@ -201,9 +207,15 @@ def _turned(rows: Rows, rotation: Rotation, storage: torch.dtype | None, folder:
     return room
 
 
-def _spare(memory: int, folder: Path | None) -> int:
+def _spare(
+    task: Task, curvature: Curvature, sizes: Sizes, memory: int, folder: Path | None, stops: int = 0
+) -> int:
     """Bytes that rows may take: what memory leaves, or what is free where they are mapped to."""
-    return memory if folder is None else shutil.disk_usage(folder).free
+    if folder is not None:
+        return shutil.disk_usage(folder).free
+    held: Held = "part" if stops else "row"
+    parts = _beside_rows(task, curvature, sizes, held, last=True)
+    return memory - sum(parts.values()) - weights_bytes(stops, task.objective.size, task.objective.dtype)
 
 
 def _truncated(
@@ -220,36 +232,42 @@ def _truncated(
     index = Index(basis, count, None, dtype)
     semidefinite = values is not None and float(values.min()) >= -1e-9 * float(values.max())
     if basis.solver is not None or basis.tail is not None or not semidefinite:
-        Scorer(task, index, chunk, 1).prepare(stops, lambda done: None)
+        normalize(task, index, index.missing(stops), chunk, lambda share: None)
         return index
     assert values is not None
     numbers = max(0, spare) // (count * (storage or dtype).itemsize)
-    missing = index.missing(stops)
-    norms = []
     kept: Kept | None = None
     rows: Rows | None = None
-    with task.evaluating():
-        for batch in task.batches(task.source, chunk):
-            found = basis.rotation.rotate_batch(batch)
-            norms.append(index.norms(found, missing))
-            if batch.first == 0:
-                kept = choose(found, values, numbers)
-            if kept is not None:
-                part = _stored(kept.select(found), storage)
-                rows = rows or part.room(count, folder)
-                rows.put(slice(batch.first, batch.first + len(part)), part)
-    index = replace(index, rows=rows, kept=kept if kept is None or kept.count < sum(kept.sizes) else None)
-    index.keep(missing, *(torch.cat(part, dim=1) for part in zip(*norms, strict=True)))
-    return index
+    if numbers:
+        with task.evaluating():
+            kept = choose(basis.rotation.rotate_batch(next(task.some([0], 1))), values, numbers)
+
+    def keep(place: slice, parts: Iterator[Part]) -> Iterator[Part]:
+        nonlocal rows
+        assert kept is not None
+        selected: list[Part] = []
+        for columns, part in zip(kept.columns, parts, strict=True):
+            selected += kept_part(part, columns)
+            yield part
+        found = _stored(Rows(tuple(selected)), storage)
+        rows = rows or found.room(count, folder)
+        rows.put(place, found)
+
+    normalize(task, index, index.missing(stops), chunk, lambda share: None, *([] if kept is None else [keep]))
+    return replace(index, rows=rows, kept=kept if kept is None or kept.count < sum(kept.sizes) else None)
 
 
-def chunk_size(
-    task: Task, curvature: Curvature, batch_size: int | None, memory: int, *, last: bool = True
-) -> int:
-    """Examples a batch: as asked, or what keeps one batch within an eighth of the memory."""
-    if batch_size is not None:
-        return batch_size
-    return _at_once(task, _example_bytes(task, curvature, last=last), memory)
+def batch_sizes(
+    task: Task, curvature: Curvature, batch_size: int | None, memory: int, *, same: bool
+) -> Sizes:
+    """As asked, or what keeps one batch within an eighth of the memory; `same`: in all passes."""
+
+    def of(held: Held) -> int:
+        if batch_size is not None:
+            return batch_size
+        return _at_once(task, _example_bytes(task, curvature, "row" if same else held), memory)
+
+    return {held: of(held) for held in get_args(Held)}
 
 
 def gradients_at_once(task: Task, batch_size: int | None, memory: int) -> int:
@@ -261,17 +279,17 @@ def gradients_at_once(task: Task, batch_size: int | None, memory: int) -> int:
 
 
 def _at_once(task: Task, each: int, memory: int) -> int:
-    most = _CHUNK_BYTES.get(task.objective.device.type, _ELSEWHERE)
+    most = max(_CHUNK_BYTES.get(task.objective.device.type, _ELSEWHERE), _COPIES * task.objective.size * 8)
     return max(1, min(BATCH, most // each, memory // 8 // each), min(_FEW, memory // 8 // each))
 
 
-def check_memory(task: Task, curvature: Curvature, chunk: int, memory: int) -> None:
+def check_memory(task: Task, curvature: Curvature, sizes: Sizes, memory: int) -> None:
     """Refuse a fit whose curvature alone would not fit; rows that do not fit are not kept.
 
     Raises:
         ModelError: Curvature, inputs and a batch together exceed `memory` bytes.
     """
-    parts = _beside_rows(task, curvature, chunk)
+    parts = _beside_rows(task, curvature, sizes, "part")
     total = sum(parts.values())
     if total > memory:
         detail = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
@@ -284,13 +302,15 @@ def check_memory(task: Task, curvature: Curvature, chunk: int, memory: int) -> N
         )
 
 
-def _beside_rows(task: Task, curvature: Curvature, chunk: int) -> dict[str, int]:
-    """Bytes that a fit takes for everything but the rows."""
+def _beside_rows(
+    task: Task, curvature: Curvature, sizes: Sizes, held: Held, *, last: bool = False
+) -> dict[str, int]:
+    """Bytes that a fit takes for everything but the rows: at its peak, or from the last pass on."""
     features = torch.Size(task.example).numel() if isinstance(task.example, list) else 0
     return {
-        "curvature": curvature.working_memory(task.objective.size),
+        "curvature": curvature.working_memory(task.objective.size, task.plan, last=last),
         "inputs for k-NN": task.source.length * features * task.objective.dtype.itemsize,
-        "one batch": chunk * _example_bytes(task, curvature),
+        "one batch": sizes[held] * _example_bytes(task, curvature, held),
     }
 
 
@@ -408,10 +428,10 @@ def _row_bytes(task: Task, rotation: Rotation | None, storage: torch.dtype | Non
     return size * itemsize if rotation is None else rotation.row_bytes(task.plan, size, itemsize)
 
 
-def _example_bytes(task: Task, curvature: Curvature, *, last: bool = True) -> int:
+def _example_bytes(task: Task, curvature: Curvature, held: Held) -> int:
     # The Jacobian, its product with the loss's factor, and a temporary of that size.
     width = 3 * (task.outputs + 1) if curvature.uses_jacobian else 3
-    numbers = curvature.numbers(task.plan, task.objective.size, last=last)
+    numbers = curvature.numbers(task.plan, task.objective.size, held=held)
     return width * numbers * task.objective.dtype.itemsize + task.plan.activations
 
 

@@ -6,7 +6,7 @@ row-major, concatenated. Every row in this package follows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
@@ -23,6 +23,7 @@ from .data import batch_length, map_tensors
 from .errors import ModelError
 from .layers import Layer, NotCoveredError, Pair, Recording, find, recording
 from .objective import Objective
+from .rows import Outer, Part, part_products
 
 HESSIAN_BLOCK = 64
 """Hessian-vector products at once: each holds the batch's activations again."""
@@ -50,6 +51,15 @@ class Plan:
         """The chosen parameters that no layer covers."""
         starts = {at for layer in self.layers for at in (layer.weight_at, layer.bias_at)}
         return {name: value for name, (at, value) in _places(objective).items() if at not in starts}
+
+    def split(self, objective: Objective, rows: Float[Tensor, "row param"]) -> list[Float[Tensor, "row _"]]:
+        """Rows of P numbers in the parts of `GradientBatch.parts`: a layer each, then what none covers."""
+        places, rest = _places(objective), self.rest(objective)
+        others = [rows[:, places[name][0] :][:, : value.numel()] for name, value in rest.items()]
+        return [
+            *(layer.gather(rows).flatten(1) for layer in self.layers),
+            *([torch.cat(others, 1)] if others else []),
+        ]
 
 
 @dataclass(frozen=True)
@@ -162,6 +172,33 @@ class GradientBatch:
             return total
         return delta.new_zeros(len(delta if some is None else some), layer.groups, layer.out, layer.into)
 
+    def part(self, layer: Layer, delta: Float[Tensor, "batch output"]) -> Part:
+        """The same of all examples, flat: as an outer product where the layer is applied once to each."""
+        if not layer.once:
+            return self.layer_gradients(layer, delta).flatten(1)
+        pairs = self.pairs(layer, delta)
+        if not pairs:
+            return Outer(delta.new_zeros(len(delta), layer.out), delta.new_zeros(len(delta), layer.into))
+        inputs, slopes = pairs[0].vectors()
+        return Outer(slopes, inputs)
+
+    def parts(self) -> Iterator[Part]:
+        """g_i layer by layer, so that each part can be let go before the next is made; see `Plan.split`.
+
+        Raises:
+            ModelError: A gradient is NaN or infinite (with the example's index).
+        """
+        delta = self.loss_slopes
+        for layer in self.plan.layers:
+            part = self.part(layer, delta)
+            self.check_gradient(part)
+            yield part
+            del part
+        if self.plan.rest(self.objective):
+            rest = self.pull_back_rest(delta[:, None])[:, 0]
+            self.check_gradient(rest)
+            yield rest
+
     def products(
         self, vectors: Float[Tensor, "vector param"], *, forward: bool | None = None
     ) -> Float[Tensor, "batch vector"]:
@@ -177,7 +214,7 @@ class GradientBatch:
                 values = torch.stack(columns, 1)
                 self.check(values, "The gradient")
                 return values
-        return self.gradients @ vectors.T
+        return part_products(self.plan.split(self.objective, vectors), self.parts()).T
 
     @cached_property
     def _outputs_and_jacobian(
@@ -217,6 +254,11 @@ class GradientBatch:
         with sdpa_kernel(SDPBackend.MATH):
             values: Tensor = jvp(losses, (objective.parameters,), (_tangents(objective, vector),))[1]
         return values
+
+    def check_gradient(self, part: Part) -> None:
+        """Refuse gradients that are not finite, as `check` does."""
+        for values in (part.left, part.right) if isinstance(part, Outer) else (part,):
+            self.check(values, "The gradient")
 
     def check(self, values: Tensor, what: str) -> None:
         """Refuse numbers that are not finite.
@@ -425,7 +467,7 @@ def _covered(
         except NotCoveredError:
             continue
         if _close(batch.layer_gradients(layer, delta), layer.gather(right)):
-            once = len(pairs) == 1 and not layer.convolution and pairs[0].inputs.shape[3] == 1
+            once = len(pairs) == 1 and layer.groups == 1 and pairs[0].inputs.shape[3] == 1
             layers.append(replace(layer, once=once))
             held += sum(pair.inputs.nbytes + pair.slopes.nbytes for pair in pairs) // len(delta)
     stored = sum(use.input.nbytes for uses in record.uses.values() for use in uses) // len(delta)

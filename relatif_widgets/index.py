@@ -18,6 +18,7 @@ from . import rows as rotated
 from . import scores
 from .curvature import Eigenbasis
 from .errors import ModelError
+from .normalizers import DampedSquares
 from .rows import Kept, Rows
 
 RelativeMethod = Literal["influence", "theta_relative", "loss_relative"]
@@ -30,9 +31,6 @@ MANY = 64
 
 _STEP = 1 << 24
 """Numbers of the rows, or scores, at once."""
-
-_NUMBERS = 1 << 26
-"""Weights of all stops at once, up to so many float64 numbers."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class Index:
     kept: Kept | None = None
     _norms: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     _left: dict[float, Tensor] = field(default_factory=dict, repr=False)
+    _places: dict[float, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def rounded(self) -> bool:
@@ -150,22 +149,17 @@ class Index:
         if self.basis.eigenvalues is None:  # H + λI := I, and weights that are all one
             squares = rotated.squares(rows).expand(len(dampings), -1)
             return squares.sqrt(), squares.clone()
-        at_once = max(1, _NUMBERS // (2 * sum(rows.sizes)))
-        theta, own = [], []
-        for start in range(0, len(dampings), at_once):
-            stops = dampings[start : start + at_once]
-            weights = self.weights(stops, sum(rows.sizes))
-            # Both at once: the rows' squares in float64 are most of the work.
-            both = rotated.weighted_squares(rows, torch.cat([weights.square(), weights]))
-            squares, products = both[: len(stops)].clone(), both[len(stops) :]
-            tail = self.basis.tail_weights(self._stops(stops))
-            if tail is not None:
-                left = self.residual(rows)
-                squares += tail.square()[:, None] * left
-                products += tail[:, None] * left
-            theta.append(squares.sqrt())
-            own.append(products)
-        return torch.cat(theta), torch.cat(own)
+        squares, products = self.damped_squares(dampings, rows.sizes).total(rows.parts)
+        tail = self.basis.tail_weights(self._stops(dampings))
+        if tail is not None:
+            left = self.residual(rows)
+            squares += tail.square()[:, None] * left
+            products += tail[:, None] * left
+        return squares.sqrt(), products
+
+    def damped_squares(self, dampings: Sequence[float], sizes: Sequence[int]) -> DampedSquares:
+        """What adds up the squares of both normalizers at these dampings, for complete rows of these parts."""
+        return DampedSquares(self.basis, self._stops(dampings), sizes, self.dtype)
 
     def residual(self, rows: Rows) -> Float[Tensor, "row"]:
         """‖g‖² − ‖c‖², what the eigenbasis leaves out of each gradient; zero if it is complete."""
@@ -173,20 +167,28 @@ class Index:
             return torch.zeros(len(rows), dtype=torch.float64, device=rows.tensors[0].device)
         return (rows.squares - rotated.squares(rows)).clamp(min=0)
 
+    def weighted(self, queries: Rows, dampings: Sequence[float]) -> list[Float[Tensor, "query stop _"]]:
+        """w c of complete rows, part by part."""
+        weights = self.basis.part_weights(self._stops(dampings), queries.sizes)
+        return rotated.preconditioned(queries, weights, self.dtype)
+
     def weights(self, dampings: Sequence[float], size: int) -> Float[Tensor, "stop dim"]:
         """1/(Λ+λ) in float64, a row per damping."""
         return self.basis.weights(self._stops(dampings), size)
 
-    def left_out(self, damping: float) -> Float[Tensor, "train"]:
-        """What the rows leave out of each self-influence, float64."""
+    def left_out(self, dampings: Sequence[float]) -> Float[Tensor, "stop train"]:
+        """What the rows leave out of each self-influence, float64; one pass over the rows for what is asked first."""
         assert self.rows is not None
-        if damping not in self._left:
+        missing = sorted(set(dampings) - self._left.keys())
+        if missing:
             if self.kept is None:
-                (self._left[damping],) = self._tail_part(self.rows, [damping])
+                found = self._tail_part(self.rows, missing)
             else:
-                (own,) = self.self_influence([damping])
-                self._left[damping] = _beyond(own, self._inside(self.rows, [damping])[0])
-        return self._left[damping]
+                stops = self._stops(missing)
+                sums = DampedSquares(self._stored_basis, stops, self.rows.sizes, self.dtype, powers=(1,))
+                found = _beyond(self.self_influence(missing), sums.total(self.rows.parts)[0])
+            self._left.update(zip(missing, found, strict=True))
+        return torch.stack([self._left[damping] for damping in dampings])
 
     def query_left_out(
         self, queries: Rows, own: Float[Tensor, "stop query"], dampings: Sequence[float]
@@ -198,9 +200,11 @@ class Index:
             own: Their self-influence.
             dampings: The stops.
         """
-        if self.kept is not None:
-            return _beyond(own, self._inside(self.kept.select(queries), dampings))
-        return self._tail_part(queries, dampings)
+        if self.kept is None:
+            return self._tail_part(queries, dampings)
+        inside = self.kept.select(queries)
+        weights = self._stored_basis.part_weights(self._stops(dampings), inside.sizes)
+        return _beyond(own, rotated.dots(rotated.preconditioned(inside, weights, self.dtype), inside))
 
     def _tail_part(self, rows: Rows, dampings: Sequence[float]) -> Float[Tensor, "stop row"]:
         """w_tail (‖g‖² − ‖c‖²); nothing where the eigenbasis is complete."""
@@ -208,15 +212,20 @@ class Index:
         left = self.residual(rows).expand(len(dampings), -1)
         return left if tail is None else tail[:, None] * left
 
-    def _inside(self, rows: Rows, dampings: Sequence[float]) -> Float[Tensor, "stop row"]:
-        """Σ w c² over the coordinates that are stored."""
-        weights = self._stored_basis.weights(self._stops(dampings), sum(rows.sizes))
-        return rotated.weighted_squares(rows, weights)
-
     def self_influence(self, dampings: Sequence[float]) -> Float[Tensor, "stop train"]:
         """I_i,i, the squared denominators of Definition 3.4, float64."""
         self.prepare(dampings)
         return torch.stack([self._norms[self._key(damping)][1] for damping in dampings])
+
+    def places(self, dampings: Sequence[float]) -> Int[Tensor, "stop train"]:
+        """Where each training example comes in the order of self-influence, 0 the largest; sorted once."""
+        for damping, own in zip(dampings, self.self_influence(dampings), strict=True):
+            if self._key(damping) not in self._places:
+                order = own.argsort(descending=True, stable=True)
+                place = torch.empty_like(order, dtype=torch.int32)
+                place[order] = torch.arange(len(order), dtype=torch.int32, device=order.device)
+                self._places[self._key(damping)] = place
+        return torch.stack([self._places[self._key(damping)] for damping in dampings])
 
     def influence(
         self,
@@ -241,13 +250,12 @@ class Index:
             The slice of the training set, and the scores of that part.
         """
         assert self.rows is not None
-        size = sum(self.rows.sizes)
         if self.kept is not None:
             queries = self.kept.select(queries)
-        weights = self._stored_basis.weights(self._stops(dampings), size).to(self.dtype)
+        weights = self._stored_basis.part_weights(self._stops(dampings), queries.sizes)
         if step is None:
-            columns = max(size, len(queries) * len(dampings))
-            step = max(1, _STEP // columns)
+            columns = len(queries) * len(dampings)
+            step = max(1, _STEP // max(columns, rotated.numbers(self.rows, columns)))
         ready = rotated.preconditioned(queries, weights, dtype or self.dtype)
         for start in range(0, self.count, step):
             part = slice(start, min(start + step, self.count))
@@ -264,8 +272,7 @@ class Index:
             queries: Rotated query gradients.
             damping: λ.
         """
-        weights = self.weights([damping], sum(queries.sizes)).to(self.dtype)
-        solved = [part[:, 0] for part in rotated.preconditioned(queries, weights, self.dtype)]
+        solved = [part[:, 0] for part in self.weighted(queries, [damping])]
         some, counts = torch.unique_consecutive(rows, return_counts=True)
         found, first = [], 0
         step = max(1, _STEP // sum(queries.sizes))

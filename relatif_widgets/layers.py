@@ -20,9 +20,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from .errors import ModelError
 from .objective import Objective
 
 _CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+
+
+_MANY = 64
+"""Positions from which a matrix product of one example alone is worth its while."""
 
 
 class NotCoveredError(Exception):
@@ -121,8 +126,16 @@ class Pair:
         return torch.cat([self.inputs, self.inputs.new_ones(batch, groups, 1, positions)], dim=2)
 
     def vectors(self) -> tuple[Float[Tensor, "batch into"], Float[Tensor, "batch out"]]:
-        """(a, δ) where each example has one position."""
-        assert self.slopes.shape[1] == self.slopes.shape[3] == 1
+        """(a, δ) where each example has one position.
+
+        Raises:
+            ModelError: This one has several, and the examples that the layer was tried on had not.
+        """
+        if self.slopes.shape[3] != 1:
+            raise ModelError(
+                f"{self.layer.name or 'The model'} is applied at {self.slopes.shape[3]} positions of an example, and "
+                "at one of the first. Pass examples of one size."
+            )
         return self.homogeneous()[:, 0, :, 0], self.slopes[:, 0, :, 0]
 
     def input_moment(self) -> Float[Tensor, "group into into"]:
@@ -157,11 +170,17 @@ class Pair:
 def _second_moment(
     values: Float[Tensor, "batch group dim position"],
 ) -> Float[Tensor, "group dim dim"]:
-    """Σ over examples and positions of the outer products, example by example: nothing is laid out anew."""
-    size = values.shape[2]
-    return torch.stack(
-        [torch.addbmm(values.new_zeros(size, size), one, one.mT, beta=0) for one in values.unbind(1)]
-    )
+    """Σ over examples and positions of the outer products.
+
+    Example by example where there are many positions, for then nothing is laid out anew.
+    """
+    batch, groups, size, positions = values.shape
+    if positions >= min(_MANY, size):
+        return torch.stack(
+            [torch.addbmm(values.new_zeros(size, size), one, one.mT, beta=0) for one in values.unbind(1)]
+        )
+    flat = values.permute(1, 2, 0, 3).reshape(groups, size, batch * positions)
+    return flat @ flat.mT
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ _SMALL = 1 << 22
 _FEW = 64
 """Vectors that are laid out anew in no time, however few the rows."""
 
+_SHORT = 256
+"""Rows below which MKL is as quick, since the vectors have to be laid out for a convolution first."""
+
 _LANES = 16
 """float32 numbers that a core multiplies at once: columns come in such groups."""
 
@@ -40,8 +43,9 @@ def product(
     """
     count = len(vectors)
     small = len(rows) * rows.shape[1] * count < _SMALL
+    short = len(rows) < _SHORT
     wide = count > _FEW and _LANES * count > len(rows)
-    if count == 1 or small or wide or not _by_onednn(rows, vectors):
+    if count == 1 or small or short or wide or not _by_onednn(rows, vectors):
         return rows @ vectors.T
     if count > _LANES and count % _LANES:
         vectors = functional.pad(vectors, (0, 0, 0, -count % _LANES))

@@ -97,10 +97,7 @@ def self_influences(
     scorer: Scorer, dampings: Sequence[float], rows: Sequence[int]
 ) -> list[tuple[tuple[float, ...], tuple[int, ...]]]:
     """I_i,i of some training examples, and its place among all of them, 0 the largest, stop by stop."""
-    every = scorer.index.self_influence(dampings)
-    place = torch.empty_like(every, dtype=torch.int64)
-    order = every.argsort(dim=1, descending=True, stable=True)
-    place.scatter_(1, order, torch.arange(every.shape[1], device=every.device).expand_as(order))
+    every, place = scorer.index.self_influence(dampings), scorer.index.places(dampings)
     chosen = torch.tensor(rows, dtype=torch.int64, device=every.device)
     return [
         (tuple(float(f"{value:.5g}") for value in values), tuple(places))

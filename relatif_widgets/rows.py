@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -160,13 +160,8 @@ class Kept:
 
     def select(self, rows: Rows) -> Rows:
         """What is kept of complete rows."""
-        return Rows(
-            tuple(
-                part if columns is None else _columns(part, columns)
-                for part, columns in zip(rows.parts, self.columns, strict=True)
-                if columns is None or len(columns)
-            )
-        )
+        pairs = zip(rows.parts, self.columns, strict=True)
+        return Rows(tuple(kept for part, columns in pairs for kept in kept_part(part, columns)))
 
     def of(self, values: Float[Tensor, "dim"]) -> Float[Tensor, "kept"]:
         """The same of one number for each coordinate."""
@@ -217,21 +212,35 @@ def choose(rows: Rows, energies: Float[Tensor, "dim"], numbers: int) -> Kept | N
     return Kept(tuple(columns), tuple(rows.sizes), tuple(energy))
 
 
-def _columns(part: Part, columns: Int[Tensor, "kept"]) -> Float[Tensor, "row kept"]:
+def kept_part(part: Part, columns: Int[Tensor, "kept"] | None) -> list[Part]:
+    """What is kept of one part: all of it, some columns, or nothing."""
+    if columns is None:
+        return [part]
+    if not len(columns):
+        return []
     if not isinstance(part, Outer):
-        return part[:, columns]
+        return [part[:, columns]]
     into = part.right.shape[1]
-    return part.left[:, columns // into] * part.right[:, columns % into]
+    return [part.left[:, columns // into] * part.right[:, columns % into]]
 
 
 def preconditioned(
-    queries: Rows, weights: Float[Tensor, "stop dim"], dtype: torch.dtype
+    queries: Rows, weights: Iterable[Float[Tensor, "stop _"]], dtype: torch.dtype
 ) -> list[Float[Tensor, "query stop _"]]:
     """w c_test part by part, in the precision that it is multiplied in; see `scores.preconditioned`."""
-    return [
-        scores.preconditioned(query.dense() if isinstance(query, Outer) else query, weight).to(dtype)
-        for query, weight in zip(queries.parts, torch.split(weights, queries.sizes, dim=1), strict=True)
-    ]
+    ready = []
+    for part, weight in zip(queries.parts, weights, strict=True):
+        query = part.dense() if isinstance(part, Outer) else part
+        ready.append(scores.preconditioned(query, weight.to(query.dtype)).to(dtype))
+    return ready
+
+
+def numbers(rows: Rows, columns: int) -> int:
+    """Numbers that `products` of one row with so many columns takes, for a single part at the most."""
+    return max(
+        columns * part.left.shape[1] if isinstance(part, Outer) and columns < part.right.shape[1] else size
+        for part, size in zip(rows.parts, rows.sizes, strict=True)
+    )
 
 
 def products(
@@ -254,24 +263,33 @@ def products(
     return total
 
 
+def part_products(
+    vectors: Sequence[Float[Tensor, "vector _"]], parts: Iterable[Part]
+) -> Float[Tensor, "vector row"]:
+    """v · c_i for each vector, while the parts of the rows c come one after the other."""
+    total: Tensor | None = None
+    for own, part in zip(vectors, parts, strict=True):
+        found = products([own[:, None]], Rows((part,)), own.dtype)[:, 0]
+        total = found if total is None else total.add_(found)
+    assert total is not None
+    return total
+
+
+def dots(ready: list[Float[Tensor, "query stop _"]], queries: Rows) -> Float[Tensor, "stop query"]:
+    """Σ w c² of queries, of which w c is there already, in float64."""
+    total = torch.zeros(*ready[0].shape[:2], dtype=torch.float64, device=ready[0].device)
+    for part, weighted in zip(queries.parts, ready, strict=True):
+        dense = part.dense() if isinstance(part, Outer) else part
+        total += (weighted * dense[:, None]).sum(2, dtype=torch.float64)
+    return total.T
+
+
 def influence(
     queries: Rows, train: Rows, weights: Float[Tensor, "stop dim"]
 ) -> Float[Tensor, "query stop row"]:
     """Both at once, for one part of the training set."""
-    return products(preconditioned(queries, weights, weights.dtype), train, weights.dtype)
-
-
-def weighted_squares(rows: Rows, weights: Float[Tensor, "stop dim"]) -> Float[Tensor, "stop row"]:
-    """Σ w c² over all parts, in float64; see `scores.weighted_squares`."""
-    total = torch.zeros(len(weights), len(rows), dtype=torch.float64, device=weights.device)
-    for part, weight in zip(rows.parts, torch.split(weights.double(), rows.sizes, dim=1), strict=True):
-        if isinstance(part, Outer):
-            left, right = part.left.double().square(), part.right.double().square()
-            for stop, one in enumerate(weight.reshape(len(weight), left.shape[1], right.shape[1])):
-                total[stop] += ((left @ one) * right).sum(1)
-        else:
-            total += scores.weighted_squares(part, weight)
-    return total
+    parts = torch.split(weights, queries.sizes, dim=1)
+    return products(preconditioned(queries, parts, weights.dtype), train, weights.dtype)
 
 
 def squares(rows: Rows) -> Float[Tensor, "row"]:

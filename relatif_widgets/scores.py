@@ -27,7 +27,7 @@ from .products import product
 _FEW = 16
 """Rows that are not worth it to be squared in float32."""
 
-_ROWS, _COLUMNS = 128, 1024
+ROWS, COLUMNS = 128, 1024
 """Squares at once, few enough to stay in a core's cache and for their sums to keep seven digits."""
 
 
@@ -192,19 +192,31 @@ def weighted_squares(
         step = max(1, (1 << 23) // max(1, rows.shape[1]))
         return torch.cat([weights @ block.double().square().T for block in torch.split(rows, step)], dim=1)
     found = torch.zeros(len(rows), len(weights), dtype=torch.float64, device=rows.device)
-    largest = weights.abs().amax(1, keepdim=True).clamp(min=1e-300)
-    scaled = (weights / largest).float()
-    step = _ROWS if rows.device.type == "cpu" else 64 * _ROWS
+    top = weights.abs().amax(1, keepdim=True).clamp(min=1e-300)
+    scaled = (weights / top).float()
+    step = ROWS if rows.device.type == "cpu" else 64 * ROWS
     for start in range(0, len(rows), step):
         block = rows[start : start + step].float()
-        most = block.abs().amax(1, keepdim=True)
-        most = torch.where(most > 0, most, 1)
+        most = largest(block)
         total = found[start : start + step]
-        for first in range(0, rows.shape[1], _COLUMNS):
-            squares = (block[:, first : first + _COLUMNS] / most).square()
-            total += product(squares, scaled[:, first : first + _COLUMNS])
+        for first in range(0, rows.shape[1], COLUMNS):
+            some = slice(first, first + COLUMNS)
+            total += product(scaled_squares(block[:, some], most), scaled[:, some])
         total *= most.double().square()
-    return found.T * largest
+    return found.T * top
+
+
+def largest(rows: Float[Tensor, "row dim"]) -> Float[Tensor, "row 1"]:
+    """The largest absolute value of each row, and 1 where all is zero."""
+    most = torch.maximum(
+        rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)
+    )  # no temporary of their size
+    return torch.where(most > 0, most, 1)
+
+
+def scaled_squares(rows: Float[Tensor, "row dim"], most: Float[Tensor, "row 1"]) -> Float[Tensor, "row dim"]:
+    """(c / most)², for numbers whose squares would underflow."""
+    return (rows / most).square_()
 
 
 def _relative(

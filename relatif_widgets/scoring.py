@@ -18,9 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import rows as rotated
-from .gradients import FORWARD_LIMIT
+from .curvature import Parts
+from .gradients import FORWARD_LIMIT, GradientBatch
 from .index import Index, RelativeMethod
-from .rows import Rows
+from .normalizers import DampedSquares
+from .rows import Outer, Part, Rows
 from .task import Task
 
 SHORTLIST = 200
@@ -29,7 +31,13 @@ SHORTLIST = 200
 FEW = 8
 """Whole gradients at once below which forming them costs more than forward mode."""
 
+TOGETHER = 512
+"""Examples whose outer products are weighted at once."""
+
 Progress = Callable[[float], None]
+
+See = Callable[[slice, Iterator[Part]], Iterator[Part]]
+"""Passes the parts of a batch's rows on; handed their place in the training set."""
 
 Norms = tuple[Float[Tensor, "stop row"], Float[Tensor, "stop row"]]
 """‖(H+λI)⁻¹ g‖ and gᵀ (H+λI)⁻¹ g."""
@@ -57,7 +65,7 @@ class Scorer:
     Attributes:
         task: Model and training set.
         index: Fitted to them.
-        chunk: Examples a batch where rows are formed.
+        chunk: Examples a batch where rows are formed part by part.
         at_once: Examples a batch where whole gradients are formed.
     """
 
@@ -73,13 +81,8 @@ class Scorer:
             return
         if self.index.rows is not None and self.index.kept is None:
             self.index.prepare(dampings)
-            return
-        norms = []
-        with self.task.evaluating():
-            for batch in self.task.batches(self.task.source, self.chunk):
-                norms.append(self.index.norms(self.index.basis.rotation.rotate_batch(batch), missing))
-                progress((batch.first + len(batch.targets)) / self.index.count)
-        self.index.keep(missing, *(torch.cat(part, dim=1) for part in zip(*norms, strict=True)))
+        else:
+            normalize(self.task, self.index, missing, self.chunk, progress)
 
     def influence(
         self, gradients: Float[Tensor, "query param"], dampings: Sequence[float], progress: Progress
@@ -117,7 +120,7 @@ class Scorer:
         gradients: Float[Tensor, "query param"],
         dampings: Sequence[float],
         methods: Sequence[RelativeMethod],
-        keep: int,
+        top: int,
         progress: Progress,
     ) -> Shortlist | None:
         """Exact influence of those who can be among the best, by any of the methods, either sign, at any stop.
@@ -129,91 +132,151 @@ class Scorer:
             return None
         if not all(basis.is_definite(damping) for damping in dampings):
             return None  # no Cauchy-Schwarz, and normalizers that are not real
-        keep = min(max(keep, SHORTLIST), index.count)
+        keep = min(max(top, SHORTLIST), index.count)
         if keep * len(gradients) * len(dampings) > 8 * index.count or 4 * keep > index.count:
             return None
         queries = index.basis.rotation.rotate(gradients)
         dtype = index.quickest(len(gradients) * len(dampings)) if index.rounded else None
         core = torch.cat([part for _, part in index.influence(queries, dampings, dtype=dtype)], dim=2)
         progress(0.2)
-        everybody = slice(0, index.count)
-        chosen = torch.zeros(index.count, dtype=torch.bool, device=core.device)
-        for position, damping in enumerate(dampings):
-            for method in methods:
-                score = index.relative(method, core[:, position], damping, everybody)
-                chosen[score.topk(keep, dim=1).indices] = True
-                chosen[score.topk(keep, dim=1, largest=False).indices] = True
-        rows = torch.nonzero(chosen)[:, 0]
+        asked = index.weighted(queries, dampings)
+        rows = self._who(core, queries, rotated.dots(asked, queries), dampings, methods, top, keep)
         progress(0.4)
         if basis.tail is not None and not index.rounded:  # what is missing is the same at all dampings
-            parts, norms = self._listed(rows, gradients, (), lambda done: progress(0.4 + 0.6 * done))
+            split = self.task.plan.split(self.task.objective, gradients)
+            parts, norms = self._listed(
+                rows, split, GradientBatch.parts, (), lambda done: progress(0.4 + 0.6 * done)
+            )
             left = parts - rotated.plain_products(queries, index.some(rows))
             tail = self._tail(dampings, gradients)
             influence = core[:, :, rows] + tail[:, None] * left[:, None]
         else:
-            solved = torch.stack([basis.solve(gradients, damping) for damping in dampings], dim=1)
+            vectors, made = self._met(gradients, asked, dampings, len(rows))
             parts, norms = self._listed(
-                rows, solved.flatten(0, 1), dampings, lambda done: progress(0.4 + 0.6 * done)
+                rows, vectors, made, dampings, lambda done: progress(0.4 + 0.6 * done)
             )
             influence = parts.reshape(len(gradients), len(dampings), -1)
         return Shortlist(rows, influence, norms)
 
+    def _who(
+        self,
+        core: Float[Tensor, "query stop train"],
+        queries: Rows,
+        own: Float[Tensor, "stop query"],
+        dampings: Sequence[float],
+        methods: Sequence[RelativeMethod],
+        top: int,
+        keep: int,
+    ) -> Int[Tensor, "some"]:
+        """Everybody who can be among the `top` best, or the `keep` best by their scores where those are fewer.
+
+        By Cauchy-Schwarz nobody is further off than the roots of what the rows leave out of both
+        self-influences, and of their rounding.
+        """
+        index = self.index
+        everybody = slice(0, index.count)
+        chosen = torch.zeros(index.count, dtype=torch.bool, device=core.device)
+        missing, beyond = index.query_left_out(queries, own, dampings), index.left_out(dampings)
+        every = index.self_influence(dampings)
+        rounding = index.rounding(index.quickest(len(own)) if index.rounded else index.dtype)
+        shy = torch.finfo(index.stored_dtype).eps if index.rounded else 0.0
+        for stop, damping in enumerate(dampings):
+            reach = torch.outer(missing[stop].sqrt(), beyond[stop].sqrt())
+            reach += rounding * torch.outer(own[stop].sqrt(), every[stop].sqrt())
+            for method in methods:
+                score = index.relative(method, core[:, stop], damping, everybody)
+                slack = index.relative(method, reach.to(core.dtype), damping, everybody)
+                for signed in (score, -score):
+                    best = signed.topk(keep, dim=1)
+                    doubt = slack.gather(1, best.indices) + shy * best.values.abs()
+                    floor = (best.values - doubt).topk(min(top, keep), dim=1).values[:, -1:]
+                    chosen[best.indices[best.values + doubt >= floor]] = True
+        return torch.nonzero(chosen)[:, 0]
+
+    def _met(
+        self,
+        gradients: Float[Tensor, "query param"],
+        weighted: list[Float[Tensor, "query stop _"]],
+        dampings: Sequence[float],
+        examples: int,
+    ) -> tuple[list[Tensor], Parts]:
+        """(H+λI)⁻¹ g_test of all queries and stops, to be multiplied with so many examples' gradients."""
+        task, basis = self.task, self.index.basis
+
+        def split(rows: Tensor) -> list[Tensor]:
+            return task.plan.split(task.objective, rows)
+
+        if basis.tail is None:
+            return basis.rotation.meet(Rows(tuple(part.flatten(0, 1) for part in weighted)), examples, split)
+        solved = torch.stack([basis.solve(gradients, damping) for damping in dampings], dim=1)
+        return split(solved.flatten(0, 1)), GradientBatch.parts
+
     def _listed(
         self,
         rows: Int[Tensor, "some"],
-        vectors: Float[Tensor, "vector param"],
+        vectors: list[Float[Tensor, "vector _"]],
+        made: Parts,
         dampings: Sequence[float],
         progress: Progress,
     ) -> tuple[Float[Tensor, "vector some"], Norms | None]:
-        """g_i·v of some training examples, their gradients computed afresh, and their own normalizers."""
+        """v·g_i of some training examples, their gradients computed afresh, and their own normalizers."""
         products: list[Tensor] = []
-        norms: list[Norms] = []
-        done = 0
         with self.task.evaluating():
-            for batch in self.task.some(rows.tolist(), self.at_once):
-                products.append(vectors @ batch.gradients.T)
-                norms += self._own_norms(batch.gradients, dampings)
-                done += len(batch.targets)
+            norms = self._own_norms(rows, dampings)
+            done = 0
+            for batch in self.task.some(rows.tolist(), self.chunk):
+                products.append(rotated.part_products(vectors, made(batch)))
+                place = slice(done, done + len(batch.targets))
+                if norms is not None:
+                    norms.add(place, batch)
+                done = place.stop
                 progress(done / len(rows))
-        return torch.cat(products, dim=1), _joined(norms)
+            return torch.cat(products, dim=1), None if norms is None else norms.finish()
 
     def pairs(
         self,
         rows: Int[Tensor, "pair"],
         at: Int[Tensor, "pair"],
-        vectors: Float[Tensor, "vector param"],
+        gradients: Float[Tensor, "query param"],
+        queries: Rows,
         damping: float,
     ) -> tuple[Float[Tensor, "pair"], Norms | None]:
-        """g_i·v of some pairs only, the gradients computed afresh, and the examples' own normalizers.
+        """Influence of some pairs only, the gradients computed afresh, and the examples' own normalizers.
 
         Args:
             rows: Training examples, ascending.
-            at: The vector of each; no pair comes twice, and those of one example ascend.
-            vectors: v.
-            damping: λ of the normalizers.
+            at: The query of each; no pair comes twice, and those of one example ascend.
+            gradients: Of the queries' losses.
+            queries: The same, rotated.
+            damping: λ.
 
         Returns:
-            The products; and normalizers of each example in `rows`, once, at one stop, or None
+            The influence; and normalizers of each example in `rows`, once, at one stop, or None
             where those of the index come from rows that are not rounded.
         """
         some, counts = torch.unique_consecutive(rows, return_counts=True)
-        products: list[Tensor] = []
-        norms: list[Norms] = []
+        asked = self.index.weighted(queries, [damping])
+        vectors, made = self._met(gradients, asked, [damping], len(some))
+        products = gradients.new_zeros(len(at))
         done = first = 0
         with self.task.evaluating():
-            for batch in self.task.some(some.tolist(), self.at_once):
-                own = counts[done : done + len(batch.targets)]
+            norms = self._own_norms(some, [damping])
+            for batch in self.task.some(some.tolist(), self.chunk):
+                place = slice(done, done + len(batch.targets))
+                own = counts[place]
                 last = first + int(own.sum())
-                products.append(rotated.sampled(Rows((batch.gradients,)), own, at[first:last], [vectors]))
-                norms += self._own_norms(batch.gradients, [damping])
-                done, first = done + len(batch.targets), last
-        return torch.cat(products), _joined(norms)
+                for part, vector in zip(made(batch), vectors, strict=True):
+                    products[first:last] += rotated.sampled(Rows((part,)), own, at[first:last], [vector])
+                if norms is not None:
+                    norms.add(place, batch)
+                done, first = place.stop, last
+            return products, None if norms is None else norms.finish()
 
-    def _own_norms(self, gradients: Float[Tensor, "row param"], dampings: Sequence[float]) -> list[Norms]:
-        """Normalizers of gradients computed afresh; nothing where the index has them from rows that are not rounded."""
+    def _own_norms(self, rows: Int[Tensor, "some"], dampings: Sequence[float]) -> _Normalizers | None:
+        """Room for normalizers from gradients computed afresh; none where the index has them from exact rows."""
         if not (self.index.rounded and dampings):
-            return []
-        return [self.index.norms(self.index.basis.rotation.rotate(gradients), dampings)]
+            return None
+        return _Normalizers(self.task, self.index, dampings, len(rows))
 
     def _tail(self, dampings: Sequence[float], like: Tensor) -> Float[Tensor, "stop"]:
         weights = self.index.basis.tail_weights(
@@ -237,11 +300,88 @@ class Scorer:
                 )
 
 
-def _joined(norms: Sequence[tuple[Tensor, Tensor]]) -> Norms | None:
-    if not norms:
-        return None
-    theta, own = zip(*norms, strict=True)
-    return torch.cat(theta, dim=1), torch.cat(own, dim=1)
+def normalize(
+    task: Task,
+    index: Index,
+    dampings: Sequence[float],
+    chunk: int,
+    progress: Progress,
+    see: See = lambda place, parts: parts,
+) -> None:
+    """Both normalizers of every training example at these dampings, by a pass over the training set.
+
+    A row is never there as a whole, unless something is left out of it: its parts come one after the other.
+
+    Args:
+        task: Model and training set.
+        index: What keeps them.
+        dampings: Stops that it has not.
+        chunk: Examples a batch.
+        progress: Called with the share that is done.
+        see: Handed the parts of each batch, and its place; passes them on.
+    """
+    with task.evaluating():
+        norms = _Normalizers(task, index, dampings, index.count)
+        for batch in task.batches(task.source, chunk):
+            place = slice(batch.first, batch.first + len(batch.targets))
+            norms.add(place, batch, see)
+            progress(place.stop / index.count)
+        index.keep(dampings, *norms.finish())
+
+
+class _PlainSquares:
+    """‖c‖² for both sums: H + λI := I."""
+
+    def __init__(self, stops: int) -> None:
+        self._stops = stops
+
+    def of(self, position: int, part: Part) -> Float[Tensor, "2 stop row"]:
+        return rotated.squares(Rows((part,))).expand(2, self._stops, -1)
+
+
+class _Normalizers:
+    """Both normalizers of examples that come batch by batch, while the model is in evaluation mode.
+
+    Outer products wait for those of the next batches: they are small, and the weights beside them large.
+    """
+
+    def __init__(self, task: Task, index: Index, dampings: Sequence[float], count: int) -> None:
+        self._index, self._dampings = index, dampings
+        self._rotation = index.basis.rotation
+        self._found = torch.zeros(2, len(dampings), count, dtype=torch.float64, device=task.objective.device)
+        self._whole = index.basis.tail is not None
+        self._sums: _PlainSquares | DampedSquares = _PlainSquares(len(dampings))
+        if index.basis.damped and not self._whole:
+            sizes = self._rotation.rotate_batch(next(task.some([0], 1))).sizes
+            self._sums = index.damped_squares(dampings, sizes)
+        self._waiting: dict[int, list[tuple[slice, Outer]]] = {}
+
+    def add(self, place: slice, batch: GradientBatch, see: See = lambda place, parts: parts) -> None:
+        """A batch, whose examples go to this place; `see` is handed the parts of its rows."""
+        if self._whole:
+            norms = self._index.norms(self._rotation.rotate_batch(batch), self._dampings)
+            self._found[0, :, place], self._found[1, :, place] = norms[0].square(), norms[1]
+            return
+        for position, part in enumerate(see(place, self._rotation.parts(batch))):
+            if not isinstance(part, Outer):
+                self._found[:, :, place] += self._sums.of(position, part)
+                continue
+            waiting = self._waiting.setdefault(position, [])
+            waiting.append((place, part))
+            if place.stop - waiting[0][0].start >= TOGETHER:
+                self._add(position, self._waiting.pop(position))
+
+    def finish(self) -> Norms:
+        """When all have come."""
+        for position, waiting in self._waiting.items():
+            self._add(position, waiting)
+        return self._found[0].sqrt(), self._found[1]
+
+    def _add(self, position: int, waiting: list[tuple[slice, Outer]]) -> None:
+        sides = ([part.left for _, part in waiting], [part.right for _, part in waiting])
+        joined = Outer(*map(torch.cat, sides))
+        place = slice(waiting[0][0].start, waiting[-1][0].stop)
+        self._found[:, :, place] += self._sums.of(position, joined)
 
 
 def _share(progress: Progress, at: int, of: int) -> Progress:

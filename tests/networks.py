@@ -217,6 +217,18 @@ NETWORKS: dict[str, Case] = {
         PICTURE,
         ("0", "2"),
     ),
+    "conv2d at one position": Case(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 5, 4),
+            nn.Tanh(),
+            nn.Conv2d(5, 4, 3, padding=1),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(4, 3),
+        ),
+        PICTURE,
+        ("0", "2", "5"),
+    ),
     "grouped conv": Case(
         lambda: nn.Sequential(nn.Conv2d(2, 4, 2, groups=2), nn.Flatten(), nn.Linear(36, 3)),
         PICTURE,

@@ -486,7 +486,7 @@ def test_memory_limit_is_obeyed_or_refused(data: tuple[Tensor, Tensor]) -> None:
         Explainer(mlp(), data, curvature="fisher", memory_limit="30 kB")
     assert "ekfac" in repr(Explainer(mlp(), data, memory_limit="65 kB"))  # "auto" takes what fits
     small = Explainer(mlp(), data, memory_limit="200kB")
-    assert small._chunk < 40  # one batch is kept to an eighth of the limit
+    assert small._sizes["row"] < 40  # one batch is kept to an eighth of the limit
     large = Explainer(mlp(), data).fit(progress=False)
     torch.testing.assert_close(small.fit(progress=False).scores(data[0][:2]), large.scores(data[0][:2]))
 

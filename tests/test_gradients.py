@@ -11,6 +11,7 @@ import torch
 from networks import NETWORKS, Case
 from torch import Tensor, nn
 
+from relatif_widgets.errors import ModelError
 from relatif_widgets.gradients import (
     GradientBatch,
     Plan,
@@ -21,6 +22,7 @@ from relatif_widgets.gradients import (
     pull_back,
 )
 from relatif_widgets.objective import Objective, make_objective
+from relatif_widgets.rows import Outer, part_products
 
 CROSS_ENTROPY = nn.CrossEntropyLoss(reduction="none")
 LABELS = torch.tensor([0, 1, 2, 0, 1])
@@ -172,6 +174,46 @@ def test_the_last_layer_alone_is_one_forward_pass_and_an_outer_product() -> None
         error = model(x).softmax(1) - nn.functional.one_hot(LABELS, 3)
     torch.testing.assert_close(pair.homogeneous()[:, 0, :, 0], torch.cat([features, torch.ones(5, 1)], 1))
     torch.testing.assert_close(pair.slopes[:, 0, :, 0], error)
+
+
+def test_a_convolution_at_one_position_is_an_outer_product() -> None:
+    case = NETWORKS["conv2d at one position"]
+    model, x = case.model(), case.inputs()
+    objective, plan = planned(model, x)
+    assert [layer.once for layer in plan.layers] == [True] * 3
+    batch = GradientBatch(objective, x, LABELS, plan=plan)
+    right = oracles.gradients(model, nn.CrossEntropyLoss(reduction="none"), x, LABELS)
+    for layer, part in zip(plan.layers, batch.parts(), strict=True):
+        assert isinstance(part, Outer)
+        torch.testing.assert_close(part.dense(), layer.gather(right).flatten(1))
+
+
+def test_examples_of_another_size_have_no_outer_product() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)
+    ).double()  # fmt: skip
+    objective, plan = planned(model, torch.randn(5, 2, 4, 4, dtype=torch.float64))
+    larger = torch.randn(5, 2, 5, 5, dtype=torch.float64)
+    batch = GradientBatch(objective, larger, LABELS, plan=plan)
+    with pytest.raises(
+        ModelError, match="0 is applied at 4 positions of an example, and at one of the first"
+    ):
+        next(batch.parts())
+
+
+@pytest.mark.parametrize("name", ["conv2d at one position", "batch norm", "layer used twice", "transformer"])
+def test_products_part_by_part_are_those_of_the_whole_gradients(name: str) -> None:
+    case = NETWORKS[name]
+    model, x = case.model(), case.inputs()
+    objective, plan = planned(model, x)
+    batch = GradientBatch(objective, x, LABELS, plan=plan)
+    torch.manual_seed(0)
+    for count in (1, 30):
+        vectors = torch.randn(count, objective.size, dtype=torch.float64)
+        parts = plan.split(objective, vectors)
+        assert sum(part.shape[1] for part in parts) == objective.size
+        torch.testing.assert_close(part_products(parts, batch.parts()), vectors @ batch.gradients.T)
 
 
 def test_the_users_model_is_returned_untouched() -> None:

@@ -18,6 +18,7 @@ from relatif_widgets.explanation import Sign
 from relatif_widgets.fitting import _beside_rows
 from relatif_widgets.gradients import GradientBatch
 from relatif_widgets.index import Index, RelativeMethod, _multiplies_bfloat16
+from relatif_widgets.normalizers import weights_bytes
 from relatif_widgets.rows import Outer, Rows, choose
 from relatif_widgets.scoring import Scorer
 
@@ -86,7 +87,9 @@ def test_a_memory_limit_keeps_the_coordinates_with_the_most_energy() -> None:
     assert index.rows is not None
     assert index.kept is not None
     # What is left beside the inputs for k-NN, one batch and the curvature.
-    rest = sum(_beside_rows(explainer._task, explainer._curvature, explainer._chunk).values())
+    rest = sum(
+        _beside_rows(explainer._task, explainer._curvature, explainer._sizes, "part", last=True).values()
+    ) + weights_bytes(len(explainer.dampings), explainer.parameter_count, torch.float64)
     assert rest > 1200 * 36 * 8
     assert 1_000_000 - rest - 1200 * 8 < index.rows.nbytes <= 1_000_000 - rest
     values, kept = index.basis.eigenvalues, index.kept
@@ -327,6 +330,7 @@ def test_early_passes_take_larger_batches_unless_a_collate_fn_may_pad_them(
     right = together.fit(progress=False).scores(data[0][0][None])
     for collate in (None, torch.utils.data.default_collate):
         explainer = Explainer(convnet(), data, curvature=EKFAC("sample"), damping=0.1, collate_fn=collate)
-        assert explainer._chunk < 20
-        assert explainer._early == explainer._chunk if collate else explainer._early > explainer._chunk
+        assert explainer._sizes["row"] < 20
+        early, last = explainer._sizes["none"], explainer._sizes["row"]
+        assert early == last if collate else early > last
         torch.testing.assert_close(explainer.fit(progress=False).scores(data[0][0][None]), right)

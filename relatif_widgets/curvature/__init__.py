@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import get_args
 
 from ..errors import ChoiceError, one_of, unknown_name
-from .base import Curvature, Eigenbasis, OnePass, Rotation, Setting
+from ..gradients import Plan
+from .base import Curvature, Eigenbasis, Held, OnePass, Parts, Rotation, Setting
 from .dense import BlockFisher, EmpiricalFisher, Fisher, Hessian
 from .identity import Identity
 from .kronecker import EKFAC, KFAC
@@ -24,11 +25,13 @@ __all__ = [
     "EmpiricalFisher",
     "Fisher",
     "FisherLabels",
+    "Held",
     "Hessian",
     "Identity",
     "Lissa",
     "LowRank",
     "OnePass",
+    "Parts",
     "Rotation",
     "Setting",
     "as_curvature",
@@ -108,6 +111,6 @@ def as_curvature(
 
 def _automatic(size: int, count: int, memory: int, itemsize: int) -> str:
     """The most faithful that fits."""
-    if size <= DENSE_LIMIT and Fisher().working_memory(size) + size * count * itemsize <= memory:
+    if size <= DENSE_LIMIT and Fisher().working_memory(size, Plan()) + size * count * itemsize <= memory:
         return "fisher"
     return "low_rank" if affordable_rank(size, count, itemsize, memory) >= LEAST_RANK else "ekfac"

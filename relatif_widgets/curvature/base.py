@@ -8,9 +8,11 @@ tests come with it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,7 +21,15 @@ from torch import Tensor
 from ..errors import ModelError
 from ..gradients import GradientBatch, Plan
 from ..objective import Objective
-from ..rows import Rows
+from ..rows import Outer, Part, Rows
+
+Held = Literal["none", "part", "row"]
+"""What a pass holds of the rows that it makes: nothing, as the passes before the last; a part at a time; or all."""
+
+
+Split = Callable[[Tensor], list[Tensor]]
+
+Parts = Callable[[GradientBatch], Iterator[Part]]
 
 
 def eigh(
@@ -34,6 +44,9 @@ def eigh(
     Raises:
         ModelError: It never converged.
     """
+    if matrix.dim() == 3 and len(matrix) == 1:
+        values, vectors = eigh(matrix[0])
+        return values[None], vectors[None]
     if matrix.dim() == 2:
         used = matrix.any(dim=1)
         idle = int((~used).sum())
@@ -56,6 +69,15 @@ def eigh(
         f"The eigendecomposition of a {matrix.shape[-1]:,}×{matrix.shape[-1]:,} curvature did not converge. "
         "Scale the inputs to about 1, or choose another curvature."
     )
+
+
+def formed(plan: Plan, size: int, held: Held) -> int:
+    """Numbers that one example takes where layers are taken by their inputs and slopes; see `Curvature.numbers`."""
+    layers = [layer.out + layer.into if layer.once else layer.size for layer in plan.layers]
+    rest = size - sum(layer.size for layer in plan.layers)
+    if held == "none":
+        return rest
+    return max([rest, *layers]) if held == "part" else sum(layers) + rest
 
 
 @dataclass(frozen=True)
@@ -105,6 +127,23 @@ class Rotation(ABC):
         """The rows of a batch's own gradients, from their factors where that is cheaper."""
         return self.rotate(batch.gradients)
 
+    def parts(self, batch: GradientBatch) -> Iterator[Part]:
+        """The same part by part, so that each can be let go before the next is made."""
+        yield from self.rotate_batch(batch).parts
+
+    def meet(self, vectors: Rows, examples: int, split: Split) -> tuple[list[Tensor], Parts]:
+        """Where vectors and the gradients of so many examples meet with the least work: here, as they are.
+
+        Args:
+            vectors: Rotated.
+            examples: How many gradients there will be.
+            split: Takes rows of P numbers apart as `GradientBatch.parts` comes.
+
+        Returns:
+            The vectors part by part, and what makes the parts of a batch that go with them.
+        """
+        return split(self.back(vectors)), GradientBatch.parts
+
     def row_bytes(self, plan: Plan, size: int, itemsize: int) -> int:
         """Bytes of one stored row of P = `size` numbers."""
         return size * itemsize
@@ -139,6 +178,10 @@ class NoRotation(Rotation):
 
     def rotate(self, gradients: Float[Tensor, "batch param"]) -> Rows:
         return Rows((gradients,))
+
+    def parts(self, batch: GradientBatch) -> Iterator[Part]:
+        """The numbers of a gradient, but layer by layer."""
+        return batch.parts()
 
     def back(self, rows: Rows) -> Float[Tensor, "batch param"]:
         return rows.dense()
@@ -190,14 +233,44 @@ class Eigenbasis:
         """
         if self.eigenvalues is None:
             return torch.ones(len(dampings), size, dtype=torch.float64, device=dampings.device)
-        damped = self.eigenvalues + dampings[:, None]
-        singular = (damped.abs() <= 1e-14 * self.eigenvalues.abs().max()).any(dim=1)
-        if bool(singular.any()):
-            raise ModelError(
-                f"The {self.detail} is singular at damping {float(dampings[singular][0]):g}: an eigenvalue is its "
-                f"negative. {self.remedy}"
-            )
-        return 1 / damped
+        self._refuse_singular(dampings)
+        return (self.eigenvalues + dampings[:, None]).reciprocal_()
+
+    def part_weights(
+        self, dampings: Float[Tensor, "stop"], sizes: Sequence[int]
+    ) -> Iterator[Float[Tensor, "stop _"]]:
+        """The same for one part of the rows after the other.
+
+        Raises:
+            ModelError: H+λI is singular at one of these dampings.
+        """
+        values = self.eigenvalues
+        if values is not None:
+            self._refuse_singular(dampings)
+        for first, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
+            if values is None:
+                yield self.weights(dampings, size)
+            else:
+                yield (values[first : first + size] + dampings[:, None]).reciprocal_()
+
+    def _refuse_singular(self, dampings: Float[Tensor, "stop"]) -> None:
+        assert self.eigenvalues is not None
+        smallest, largest = self._ends
+        least = 1e-14 * max(abs(smallest), abs(largest))
+        for damping in dampings.tolist():
+            if smallest + damping > least:
+                continue
+            if bool(((self.eigenvalues + damping).abs() <= least).any()):
+                raise ModelError(
+                    f"The {self.detail} is singular at damping {damping:g}: an eigenvalue is its "
+                    f"negative. {self.remedy}"
+                )
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """The smallest and the largest eigenvalue."""
+        assert self.eigenvalues is not None
+        return float(self.eigenvalues.min()), float(self.eigenvalues.max())
 
     def tail_weights(self, dampings: Float[Tensor, "stop"]) -> Float[Tensor, "stop"] | None:
         """1/(μ+λ), or None where nothing is left out."""
@@ -208,18 +281,20 @@ class Eigenbasis:
         gradients: Float[Tensor, "query param"],
         damping: float,
         progress: Callable[[float], Any] = lambda fraction: None,
+        rows: Rows | None = None,
     ) -> Float[Tensor, "query param"]:
-        """s_test = (H+λI)⁻¹ g_test."""
+        """s_test = (H+λI)⁻¹ g_test; `rows`: Qᵀ g_test, where it is there already."""
         if self.solver is not None:
             return self.solver.solve(gradients, damping, progress)
         stop = torch.tensor([damping], dtype=torch.float64, device=gradients.device)
-        rows = self.rotation.rotate(gradients)
-        dense = rows.dense()
-        weights = self.weights(stop, dense.shape[1])[0]
+        rows = self.rotation.rotate(gradients) if rows is None else rows
         tail = self.tail_weights(stop)
         # Q (w − w_tail) Qᵀ g + w_tail g, and w_tail = 0 where Q is complete
-        inner = dense * (weights if tail is None else weights - tail).to(dense.dtype)
-        found = self.rotation.back(Rows(torch.split(inner, rows.sizes, dim=1)))
+        inner: list[Part] = []
+        for part, weights in zip(rows.parts, self.part_weights(stop, rows.sizes), strict=True):
+            dense = part.dense() if isinstance(part, Outer) else part
+            inner.append(dense * (weights if tail is None else weights - tail).to(dense.dtype))
+        found = self.rotation.back(Rows(tuple(inner)))
         return found if tail is None else found + gradients * tail.to(dense.dtype)
 
     @property
@@ -231,13 +306,13 @@ class Eigenbasis:
 
     def is_definite(self, damping: float) -> bool:
         """Whether H+λI is positive definite."""
-        return self.eigenvalues is None or float(self.eigenvalues.min()) + damping > 0
+        return self.eigenvalues is None or self._ends[0] + damping > 0
 
     @property
     def remedy(self) -> str:
         """What to do about a damping that is too small for an indefinite curvature."""
         assert self.eigenvalues is not None
-        smallest = float(self.eigenvalues.min())
+        smallest, _ = self._ends
         return (
             f"Its smallest eigenvalue is {smallest:.4g}: take a damping above {-smallest:.4g}, or "
             'curvature="fisher", which has no negative eigenvalue.'
@@ -294,14 +369,14 @@ class Curvature(Protocol):
     def finish(self) -> Eigenbasis:
         """The eigenbasis of the average over all examples seen."""
 
-    def working_memory(self, size: int) -> int:
-        """Bytes that a fit with P = `size` parameters needs at its peak, beside the rows."""
+    def working_memory(self, size: int, plan: Plan, *, last: bool = False) -> int:
+        """Bytes that it needs for P = `size` parameters, beside the rows: at its peak, or from the last pass on."""
 
     def check(self, batch: GradientBatch, count: int) -> None:
         """Look at a few of n = `count` examples and refuse, before the long work, what this curvature cannot do."""
 
-    def numbers(self, plan: Plan, size: int, *, last: bool) -> int:
-        """Numbers that one row of one example takes in `update`, and in the last pass while it is stored.
+    def numbers(self, plan: Plan, size: int, *, held: Held) -> int:
+        """Numbers that one row of one example takes in a pass that holds of rows what `held` says.
 
         P = `size` at the most.
         """
@@ -324,7 +399,7 @@ class OnePass(ABC):
         if self.uses_jacobian:
             batch.objective.loss.curvature_factor(batch.outputs)
 
-    def numbers(self, plan: Plan, size: int, *, last: bool) -> int:
+    def numbers(self, plan: Plan, size: int, *, held: Held) -> int:
         return size
 
     @abstractmethod
@@ -337,4 +412,4 @@ class OnePass(ABC):
     def finish(self) -> Eigenbasis: ...
 
     @abstractmethod
-    def working_memory(self, size: int) -> int: ...
+    def working_memory(self, size: int, plan: Plan, *, last: bool = False) -> int: ...

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..gradients import GradientBatch, loss_hessian
+from ..gradients import GradientBatch, Plan, loss_hessian
 from ..layers import Layer
 from ..objective import Objective
 from .base import Columns, Eigenbasis, OnePass, Setting, eigh
@@ -61,7 +61,7 @@ class Dense(OnePass):
         eigenvalues, vectors = eigh(matrix)
         return eigenvalues, vectors
 
-    def working_memory(self, size: int) -> int:
+    def working_memory(self, size: int, plan: Plan, *, last: bool = False) -> int:
         return 4 * size * size * 8  # the sum, the vectors, and LAPACK's workspace of twice that
 
 

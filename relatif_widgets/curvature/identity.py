@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..gradients import GradientBatch
-from .base import Eigenbasis, NoRotation, OnePass, Rotation, Setting
+from ..gradients import GradientBatch, Plan
+from .base import Eigenbasis, Held, NoRotation, OnePass, Rotation, Setting, formed
 
 
 class Identity(OnePass):
@@ -23,5 +23,8 @@ class Identity(OnePass):
     def finish(self) -> Eigenbasis:
         return Eigenbasis("identity curvature", NoRotation(), None)
 
-    def working_memory(self, size: int) -> int:
+    def working_memory(self, size: int, plan: Plan, *, last: bool = False) -> int:
         return 0
+
+    def numbers(self, plan: Plan, size: int, *, held: Held) -> int:
+        return formed(plan, size, held) if held == "part" else size

@@ -16,7 +16,7 @@ E (V_Sᵀ G V_A)², G an example's gradient.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,7 @@ from ..layers import Layer
 from ..objective import Objective
 from ..products import product
 from ..rows import Outer, Part, Rows
-from .base import Eigenbasis, Rotation, Setting, eigh
+from .base import Eigenbasis, Held, Parts, Rotation, Setting, Split, eigh, formed
 from .dense import layer_positions
 from .labels import FisherLabels, Labels
 
@@ -138,45 +138,81 @@ class KroneckerRotation(Rotation):
         assert total is not None
         return total.flatten(1)
 
+    def rotate_outer(
+        self, position: int, batch: GradientBatch, delta: Float[Tensor, "batch output"]
+    ) -> Outer:
+        """The same of a layer that is applied once to an example."""
+        return self._turned(position, batch.part(self.layers[position], delta))
+
     def rotate_batch(self, batch: GradientBatch) -> Rows:
+        return Rows(tuple(self.parts(batch)))
+
+    def parts(self, batch: GradientBatch) -> Iterator[Part]:
         delta = batch.loss_slopes
         known, self._known = self._known, None
-        parts: list[Part] = []
         for position, layer in enumerate(self.layers):
+            part: Part
             if layer.once:
-                slopes, inputs = self.factors[position]
-                pairs = batch.pairs(layer, delta)
-                a, d = delta.new_zeros(len(delta), layer.into), delta.new_zeros(len(delta), layer.out)
-                if pairs:
-                    a, d = pairs[0].vectors()
-                outer = Outer(d @ slopes[0], a @ inputs[0])
-                batch.check(outer.left, "The gradient")
-                batch.check(outer.right, "The gradient")
-                parts.append(outer)
+                part = self.rotate_outer(position, batch, delta)
+            elif known is not None and known[0] is batch:
+                _, others, rotated = known
+                part = rotated[layer.name]
+                part[others] = self.rotate_slopes(position, batch, delta, others)
             else:
-                if known is not None and known[0] is batch:
-                    _, others, rotated = known
-                    whole = rotated[layer.name]
-                    whole[others] = self.rotate_slopes(position, batch, delta, others)
-                else:
-                    whole = self.rotate_slopes(position, batch, delta)
-                batch.check(whole, "The gradient")
-                parts.append(whole)
+                part = self.rotate_slopes(position, batch, delta)
+            batch.check_gradient(part)
+            yield part
+            del part
         rest = batch.pull_back_rest(delta[:, None])[:, 0]
         batch.check(rest, "The gradient")
-        return Rows((*parts, *self._rotate_rest(rest)))
+        yield from self._rotate_rest(rest)
 
     def back(self, rows: Rows) -> Float[Tensor, "batch param"]:
         dense = [part.dense() if isinstance(part, Outer) else part for part in rows.parts]
         found = dense[0].new_zeros(len(rows), sum(rows.sizes))
-        for layer, (slopes, inputs), part in zip(self.layers, self.factors, dense, strict=False):
-            matrices = part.reshape(len(rows), layer.groups, layer.out, layer.into)
-            layer.scatter(slopes @ matrices @ inputs.mT, found)
-        rest = found.new_zeros(len(rows), len(self.rest))
-        for block, vectors, part in zip(self.blocks, self.vectors, dense[len(self.layers) :], strict=True):
-            rest[:, block.columns] = part if vectors is None else part @ vectors.T
-        found[:, self.rest] = rest
+        for position, (layer, part) in enumerate(zip(self.layers, dense, strict=False)):
+            layer.scatter(self._layer_back(position, part), found)
+        found[:, self.rest] = self._rest_back(dense[len(self.layers) :], found)
         return found
+
+    def meet(self, vectors: Rows, examples: int, split: Split) -> tuple[list[Tensor], Parts]:
+        """Layer by layer: the vectors are turned back or, where that is less work, the examples' a and δ are turned."""
+        dense = [part.dense() if isinstance(part, Outer) else part for part in vectors.parts]
+        turned, met = set(), []
+        for position, (layer, part) in enumerate(zip(self.layers, dense, strict=False)):
+            there = examples * (layer.out**2 + layer.into**2)
+            if layer.once and there < len(vectors) * layer.size * (layer.out + layer.into):
+                turned.add(position)
+                met.append(part)
+            else:
+                met.append(self._layer_back(position, part).flatten(1))
+        if len(self.rest):
+            met.append(self._rest_back(dense[len(self.layers) :], dense[0]))
+
+        def parts(batch: GradientBatch) -> Iterator[Part]:
+            for position, part in enumerate(batch.parts()):
+                yield self._turned(position, part) if position in turned else part
+
+        return met, parts
+
+    def _layer_back(
+        self, position: int, part: Float[Tensor, "row dim"]
+    ) -> Float[Tensor, "row group out into"]:
+        """V_S C V_Aᵀ."""
+        layer, (slopes, inputs) = self.layers[position], self.factors[position]
+        return slopes @ part.reshape(len(part), layer.groups, layer.out, layer.into) @ inputs.mT
+
+    def _rest_back(self, parts: Sequence[Tensor], like: Tensor) -> Float[Tensor, "row rest"]:
+        rest = like.new_zeros(len(like), len(self.rest))
+        for block, vectors, part in zip(self.blocks, self.vectors, parts, strict=True):
+            rest[:, block.columns] = part if vectors is None else part @ vectors.T
+        return rest
+
+    def _turned(self, position: int, part: Part) -> Outer:
+        """δ ⊗ a of a layer that is applied once, rotated."""
+        assert isinstance(part, Outer)
+        slopes, inputs = self.factors[position]
+        return Outer(part.left @ slopes[0], part.right @ inputs[0])
 
     def row_bytes(self, plan: Plan, size: int, itemsize: int) -> int:
         layers = [layer.out + layer.into if layer.once else layer.size for layer in self.layers]
@@ -212,12 +248,8 @@ class Kronecker(ABC):
     def check(self, batch: GradientBatch, count: int) -> None:
         self.labels.check(batch, count)
 
-    def numbers(self, plan: Plan, size: int, *, last: bool) -> int:
-        formed = [layer.out + layer.into if layer.once else layer.size for layer in plan.layers]
-        rest = size - sum(layer.size for layer in plan.layers)
-        return (
-            sum(formed) + rest if last else rest
-        )  # the factors need what layers see, and no gradient of theirs
+    def numbers(self, plan: Plan, size: int, *, held: Held) -> int:
+        return formed(plan, size, held)
 
     def begin(self, setting: Setting) -> None:
         objective, self._layers = setting.objective, setting.plan.layers
@@ -234,6 +266,8 @@ class Kronecker(ABC):
         self._dtype = objective.dtype
         self._count = 0
         self._size = objective.size
+        row = formed(setting.plan, objective.size, "row")
+        self._notes_rows = row * setting.count * objective.dtype.itemsize <= setting.memory
         self._rotation: KroneckerRotation | None = None
 
     def begin_pass(self, number: int) -> None:
@@ -241,12 +275,13 @@ class Kronecker(ABC):
         if number == 0:
             return
         self._eigenvalues, factors = [], []
-        for slopes, inputs in self._factors:
-            s, slope_vectors = eigh(slopes / self._count)
-            a, input_vectors = eigh(inputs / self._count)
+        while self._factors:  # let go one by one: of a wide layer they are as large as the layer or larger
+            slopes, inputs = (factor.div_(self._count) for factor in self._factors.pop(0))
+            s, slope_vectors = eigh(slopes)
+            a, input_vectors = eigh(inputs)
+            del slopes, inputs
             self._eigenvalues.append((s.clamp(min=0)[:, :, None] * a.clamp(min=0)[:, None, :]).flatten())
             factors.append((slope_vectors.to(self._dtype), input_vectors.to(self._dtype)))
-        del self._factors
         vectors: list[Tensor | None] = []
         for block, total in zip(self._blocks, self._block_sums, strict=True):
             if block.exact:
@@ -293,16 +328,23 @@ class Kronecker(ABC):
 
     def finish(self) -> Eigenbasis:
         assert self._rotation is not None
+        eigenvalues = torch.cat(self._eigenvalues)
+        del self._eigenvalues
         return Eigenbasis(
             f"{self.title}, {self.labels.detail}",
             self._rotation,
-            torch.cat(self._eigenvalues),
+            eigenvalues,
             size=self._size,
             notes=self._notes(),
         )
 
-    def working_memory(self, size: int) -> int:
-        return 3 * size * 8  # eigenvalues, and the factors of layers that are not very wide
+    def working_memory(self, size: int, plan: Plan, *, last: bool = False) -> int:
+        squares = [layer.groups * width**2 for layer in plan.layers for width in (layer.out, layer.into)]
+        values = 2 * size * 8
+        if last:
+            return values + 4 * sum(squares)  # eigenvalues, what they are summed up in, and the eigenvectors
+        # The factors, the eigenvectors that take their place one by one, and LAPACK's copies of one.
+        return values + 8 * sum(squares) + 4 * 8 * max(squares, default=0)
 
     def _notes(self) -> tuple[str, ...]:
         kinds = {
@@ -338,8 +380,14 @@ class EKFAC(Kronecker):
     name = "ekfac"
     title = "EK-FAC"
 
+    TOGETHER = 512
+    """Outer products that are added at once, so that a large sum is not walked through for each batch."""
+
     def begin_rows(self) -> None:
-        self._moments = [torch.zeros_like(values) for values in self._eigenvalues[: len(self._layers)]]
+        self._moments = self._eigenvalues[: len(self._layers)]
+        for values in self._moments:
+            values.zero_()  # of K-FAC, and not wanted
+        self._waiting: dict[int, list[Outer]] = {}
 
     def update_rows(self, batch: GradientBatch, rotation: KroneckerRotation) -> None:
         deltas = self.labels.slopes(batch)
@@ -347,22 +395,36 @@ class EKFAC(Kronecker):
             delta = deltas[:, row].contiguous()
             rotated: dict[str, Tensor] = {}
             for position, (layer, total) in enumerate(zip(self._layers, self._moments, strict=True)):
-                pairs = batch.pairs(layer, delta) if layer.once else []
-                if pairs:
-                    slopes, inputs = rotation.factors[position]
-                    a, d = pairs[0].vectors()
-                    left, right = (d @ slopes[0]).square(), (a @ inputs[0]).square()
-                    total.add_((left.T @ right).flatten())
-                elif not layer.once:
-                    rows = rotation.rotate_slopes(position, batch, delta)
+                if layer.once:
+                    outer = rotation.rotate_outer(position, batch, delta)
+                    waiting = self._waiting.setdefault(position, [])
+                    waiting.append(Outer(outer.left.square(), outer.right.square()))
+                    if sum(map(len, waiting)) >= self.TOGETHER:
+                        self._flush(position)
+                    continue
+                rows = rotation.rotate_slopes(position, batch, delta)
+                if self._notes_rows:
                     total.add_(rows.square().sum(0))
                     rotated[layer.name] = rows
-            if deltas.shape[1] == 1:
+                else:
+                    total.add_(rows.square_().sum(0))
+                del rows
+            if deltas.shape[1] == 1 and self._notes_rows:
                 rotation.note(batch, delta, rotated)
 
     def finish(self) -> Eigenbasis:
-        self._eigenvalues[: len(self._layers)] = [total / self._count for total in self._moments]
+        for position in list(self._waiting):
+            self._flush(position)
+        self._eigenvalues[: len(self._layers)] = [total.div_(self._count) for total in self._moments]
+        del self._moments
         return super().finish()
+
+    def _flush(self, position: int) -> None:
+        left, right = (
+            torch.cat(sides)
+            for sides in zip(*((one.left, one.right) for one in self._waiting.pop(position)), strict=True)
+        )
+        self._moments[position].view(left.shape[1], -1).add_(left.T @ right)
 
 
 def _blocks(objective: Objective, plan: Plan) -> tuple[Int[Tensor, "rest"], list[Block]]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..errors import ChoiceError, ModelError, one_of
 from ..gradients import GradientBatch, Plan, fisher_products, hessian_products
-from .base import Curvature, Eigenbasis, Rotation, Setting
+from .base import Curvature, Eigenbasis, Held, Rotation, Setting
 from .kronecker import EKFAC
 
 Matrix = Literal["hessian", "fisher"]
@@ -124,8 +124,8 @@ class Lissa:
         if self.matrix == "fisher":
             batch.objective.loss.curvature_factor(batch.outputs)
 
-    def numbers(self, plan: Plan, size: int, *, last: bool) -> int:
-        return self.normalizers.numbers(plan, size, last=last)
+    def numbers(self, plan: Plan, size: int, *, held: Held) -> int:
+        return self.normalizers.numbers(plan, size, held=held)
 
     def begin(self, setting: Setting) -> None:
         self._setting = setting
@@ -155,8 +155,8 @@ class Lissa:
             solver=self,
         )
 
-    def working_memory(self, size: int) -> int:
-        return self.normalizers.working_memory(size)
+    def working_memory(self, size: int, plan: Plan, *, last: bool = False) -> int:
+        return self.normalizers.working_memory(size, plan, last=last)
 
     def solve(
         self,

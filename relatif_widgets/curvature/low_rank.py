@@ -21,7 +21,7 @@ from torch import Tensor
 from ..data import map_tensors
 from ..errors import ChoiceError
 from ..gradients import GradientBatch, Plan
-from .base import Columns, Eigenbasis, Rotation, Setting, eigh
+from .base import Columns, Eigenbasis, Held, Rotation, Setting, eigh
 from .labels import FisherLabels, Labels
 
 RANK = 1024
@@ -84,7 +84,7 @@ class LowRank:
     def check(self, batch: GradientBatch, count: int) -> None:
         self.labels.check(batch, count)
 
-    def numbers(self, plan: Plan, size: int, *, last: bool) -> int:
+    def numbers(self, plan: Plan, size: int, *, held: Held) -> int:
         return size
 
     def begin(self, setting: Setting) -> None:
@@ -171,7 +171,7 @@ class LowRank:
             notes=tuple(notes),
         )
 
-    def working_memory(self, size: int) -> int:
+    def working_memory(self, size: int, plan: Plan, *, last: bool = False) -> int:
         return 0 if self.rank is None else 4 * size * self.rank * 9 // 8 * 8
 
     def _allowed(self, most: int) -> int:
