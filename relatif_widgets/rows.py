@@ -23,6 +23,9 @@ from torch import Tensor
 from . import scores
 from .products import product
 
+_FEW = 8
+"""Vectors whose products with all rows cost no more than picking pairs."""
+
 
 @dataclass(frozen=True)
 class Outer:
@@ -307,6 +310,29 @@ def plain_products(queries: Rows, train: Rows) -> Float[Tensor, "query row"]:
     """c_test · c_i."""
     ones = queries.tensors[0].new_ones(1, sum(queries.sizes))
     return influence(queries, train, ones)[:, 0]
+
+
+def pair_products(
+    vectors: Sequence[Float[Tensor, "vector _"]],
+    parts: Iterable[Part],
+    counts: Int[Tensor, "row"],
+    at: Int[Tensor, "pair"],
+) -> Float[Tensor, "pair"]:
+    """The product of each row with its own few vectors, while the parts of the rows come one after the other.
+
+    Args:
+        vectors: All of them, part by part.
+        parts: Of the rows, in the precision of the vectors.
+        counts: How many vectors are each row's own.
+        at: Which, row after row; ascending in each.
+    """
+    if len(vectors[0]) <= _FEW:
+        rows = torch.repeat_interleave(counts)
+        return part_products(vectors, parts)[at, rows]
+    total = vectors[0].new_zeros(len(at))
+    for part, own in zip(parts, vectors, strict=True):
+        total += sampled(Rows((part,)), counts, at, [own])
+    return total
 
 
 def sampled(

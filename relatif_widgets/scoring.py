@@ -257,7 +257,7 @@ class Scorer:
         some, counts = torch.unique_consecutive(rows, return_counts=True)
         asked = self.index.weighted(queries, [damping])
         vectors, made = self._met(gradients, asked, [damping], len(some))
-        products = gradients.new_zeros(len(at))
+        products: list[Tensor] = []
         done = first = 0
         with self.task.evaluating():
             norms = self._own_norms(some, [damping])
@@ -265,12 +265,11 @@ class Scorer:
                 place = slice(done, done + len(batch.targets))
                 own = counts[place]
                 last = first + int(own.sum())
-                for part, vector in zip(made(batch), vectors, strict=True):
-                    products[first:last] += rotated.sampled(Rows((part,)), own, at[first:last], [vector])
+                products.append(rotated.pair_products(vectors, made(batch), own, at[first:last]))
                 if norms is not None:
                     norms.add(place, batch)
                 done, first = place.stop, last
-            return products, None if norms is None else norms.finish()
+            return torch.cat(products), None if norms is None else norms.finish()
 
     def _own_norms(self, rows: Int[Tensor, "some"], dampings: Sequence[float]) -> _Normalizers | None:
         """Room for normalizers from gradients computed afresh; none where the index has them from exact rows."""
