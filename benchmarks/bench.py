@@ -1,6 +1,6 @@
 """How long people wait, here and with other libraries: `make bench` writes docs/benchmarks.md.
 
-    make bench                              # everything, about an hour on two idle cores
+    make bench                              # everything, some hour and a half on two idle cores
     python benchmarks/bench.py --only ekfac kronfluence     # these again, the rest as it was
     python benchmarks/bench.py --quick      # a rehearsal on 600 pictures; writes to build/ alone
     python benchmarks/bench.py --write      # only docs/benchmarks.md, from what is kept
@@ -29,7 +29,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "notebooks")]
 
 OURS = ("ekfac", "ekfac-bfloat16", "ekfac-2GB", "low_rank", "growth")
 PEERS = ("kronfluence", "captum", "dattri", "trak")
+LARGE = ("resnet18",)
 TITLES = {
+    "resnet18": "ResNet-18",
     "ekfac": "EK-FAC",
     "ekfac-bfloat16": 'EK-FAC, `storage="bfloat16"`',
     "ekfac-2GB": 'EK-FAC, `memory_limit="2GB"`',
@@ -39,8 +41,8 @@ TITLES = {
     "dattri": "dattri 0.3.0",
     "trak": "TRAK 0.3.2",
 }
-LIMIT = 1200
-"""Seconds that a configuration may take."""
+LIMIT, LONG = 1200, 5400
+"""Seconds that a configuration may take, and a large model."""
 
 Result = dict[str, Any]
 
@@ -65,20 +67,23 @@ def give(folder: Path, quick: bool) -> None:
 
 def measure(folder: Path, name: str, many: int, peers: Path) -> None:
     """Run one configuration, and keep what it measured."""
-    script, python = ("ours.py", Path(sys.executable)) if name in OURS else ("peers.py", peers)
+    script, python = ("peers.py", peers) if name in PEERS else ("ours.py", Path(sys.executable))
     if not python.is_file():
         print(f"{name}: left out, {python} is not there (bash scripts/bench.sh makes it)", flush=True)
         return
     print(f"{name} ...", flush=True)
     command = [str(python), str(Path(__file__).parent / script), str(folder), name, str(many)]
+    if name in LARGE:
+        command = [str(python), str(Path(__file__).parent / "large.py"), name]
+        command += ["--examples", "600"] if many < 100 else []
     started = time.perf_counter()
     try:
         ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=LIMIT, check=False,
+            command, capture_output=True, text=True, timeout=LONG if name in LARGE else LIMIT, check=False,
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        result: Result = {"name": name, "failed": f"stopped after {LIMIT} s"}
+        result: Result = {"name": name, "failed": f"stopped after {LONG if name in LARGE else LIMIT} s"}
     else:
         last = ended.stdout.strip().splitlines()[-1:] or [""]
         try:
@@ -92,7 +97,7 @@ def measure(folder: Path, name: str, many: int, peers: Path) -> None:
 
 
 def load(folder: Path) -> dict[str, Result]:
-    files = {name: folder / f"{name}.json" for name in (*OURS, *PEERS)}
+    files = {name: folder / f"{name}.json" for name in (*OURS, *PEERS, *LARGE)}
     return {name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.is_file()}
 
 
@@ -105,7 +110,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def epochs(result: Result, value: float | None) -> str:
     """Seconds as training epochs of the same process, with the seconds beside them."""
-    return "" if value is None else f"{value / result['epoch']:.3g} ({value:.3g} s)"
+    if value is None:
+        return ""
+    seconds = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value / result['epoch']:.3g} ({seconds} s)"
 
 
 def compose(kept: dict[str, Result], quick: bool = False) -> str:
@@ -156,7 +164,7 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         for name, result in kept.items()
         if "failed" in result
     ]
-    missing = [TITLES.get(name, name) for name in (*OURS, *PEERS) if name not in kept]
+    missing = [TITLES.get(name, name) for name in (*OURS, *PEERS, *LARGE) if name not in kept]
     if missing and not quick:
         failed.append(f"- Not measured yet: {', '.join(missing)}.")
     lines += [*failed, ""]
@@ -182,9 +190,25 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         lines += ["![How cost grows with n, P and queries](benchmarks/growth.png)", ""]
         lines += ["*EK-FAC, one drawn label for each example: seconds against the number of training examples, of "
                   "parameters (an eighth of the training set) and of queries in a batch.*", ""]  # fmt: skip
+    for name in LARGE:
+        if name in kept and "failed" not in kept[name]:
+            lines += [large(kept[name]), ""]
     threads = next(iter(ours.values()))["threads"] if ours else 0
     lines += [f"`make bench`, {threads} threads.", ""]
     return "\n".join(lines)
+
+
+def large(one: Result) -> str:
+    """A model too large for an index of whole rows."""
+    return (
+        f"**{TITLES[one['name']]}**, {one['parameters']:,} parameters, all of them scored; "
+        f"{one['examples']:,} pictures of CIFAR-10, EK-FAC with one drawn label, "
+        f'`memory_limit="{one["memory"]}"`; in epochs of its own training: fit with all normalizers '
+        f"{epochs(one, one['fit'])}, a new query by all methods at all stops {epochs(one, one['prepare'])}, its best "
+        f"five at one damping {epochs(one, one['top'])}; peak memory {one['peak'] / 1e9:.2f} GB, the pictures and "
+        f"the training among it. {one['index'].capitalize()} with the most energy; the best are scored exactly from "
+        "gradients computed afresh."
+    )
 
 
 def against(one: Result, other: Result | None) -> list[str]:
@@ -273,7 +297,7 @@ def write(folder: Path, quick: bool) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures, and writes docs/benchmarks.md.")
-    parser.add_argument("--only", nargs="+", choices=(*OURS, *PEERS), metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=(*OURS, *PEERS, *LARGE), metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="a rehearsal on 600 pictures")
     parser.add_argument("--write", action="store_true", help="measure nothing")
     parser.add_argument(
@@ -285,7 +309,7 @@ def main() -> None:
     if not options.write:
         os.environ["RELATIF_SIZE"] = "small" if options.quick else "full"
         give(folder, options.quick)
-        for name in options.only or (*OURS, *PEERS):
+        for name in options.only or (*OURS, *PEERS, *LARGE):
             measure(folder, name, 60 if options.quick else 10_000, options.peers)
     print(f"wrote {write(folder, options.quick)}")
 

@@ -12,7 +12,8 @@ measured is time, memory and convergence, not what the networks know.
 from __future__ import annotations
 
 import argparse
-import resource
+import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,9 @@ from torch.utils.data import Dataset
 from relatif_widgets import Explainer
 from relatif_widgets.curvature import EKFAC, Lissa
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
+import shared
 import tutorial_data
 
 
@@ -116,7 +119,7 @@ def with_ekfac(model: nn.Module, data: Pictures, queries: Pictures, damping: flo
         loss.backward()
         optimizer.step()
     model.eval()
-    lap("an epoch of training")
+    epoch = lap("an epoch of training")
     explainer = Explainer(
         model,
         data,
@@ -128,13 +131,22 @@ def with_ekfac(model: nn.Module, data: Pictures, queries: Pictures, damping: flo
     print(f"{explainer.parameter_count:,} parameters, {explainer.train_size:,} examples")
     lap("attached")
     explainer.fit(progress=False)
-    lap("fitted: EK-FAC, all normalizers, an index")
+    fit = lap("fitted: EK-FAC, all normalizers, an index")
+    clicks = []
     for row in range(3):
         explainer.explain(queries.scaled(slice(row, row + 1))[0], top=20)
-        lap("explained, all stops and methods, best 20")
+        clicks.append(lap("explained, all stops and methods, best 20"))
     best = explainer.top_k(queries.scaled(slice(3, 4)), k=5)
-    lap(f"top 5 at one damping, certified: {bool(best.certified)}")
-    print(explainer.report())
+    top = lap(f"top 5 at one damping, certified: {bool(best.certified)}")
+    report = explainer.report()
+    print(report)
+    result = {
+        "name": "resnet18", "epoch": epoch, "fit": fit, "prepare": statistics.median(clicks), "top": top,
+        "parameters": explainer.parameter_count, "examples": explainer.train_size, "memory": memory,
+        "index": next(line.split(" (")[0] for line in report.splitlines() if line.startswith("index: ")),
+        "peak": shared.peak_memory(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    print(json.dumps(result))
 
 
 def with_lissa(model: nn.Module, data: Pictures, queries: Pictures, damping: float, memory: str) -> None:

@@ -153,11 +153,15 @@ def top_k(
         if screened
         else _length(index, damping, k, len(gradients), len(methods))
     )
-    if keep is not None or any(method != "influence" for method in methods):
-        scorer.prepare([damping], lambda done: None)  # bounds need normalizers, whatever the method
+    # Bounds need normalizers, whatever the method. Those of a smaller damping are larger, and bound as well.
+    bounding = index.stop_below(damping)
+    if any(method != "influence" for method in methods) or (keep is not None and bounding is None):
+        scorer.prepare([damping], lambda done: None)
+        bounding = damping
     if keep is None:
         return _everybody(scorer, gradients, damping, methods, k, sign)
-    found = _shortlisted(scorer, gradients, damping, methods, k, sign, keep)
+    assert bounding is not None
+    found = _shortlisted(scorer, gradients, damping, bounding, methods, k, sign, keep)
     doubtful = torch.nonzero(~torch.stack([top.certified for top in found.values()]).all(0))[:, 0]
     if screened and len(doubtful):
         for method, sure in _everybody(scorer, gradients[doubtful], damping, methods, k, sign).items():
@@ -207,6 +211,7 @@ def _shortlisted(
     scorer: Scorer,
     gradients: Float[Tensor, "query param"],
     damping: float,
+    bounding: float,
     methods: Sequence[RelativeMethod],
     k: int,
     sign: Sign,
@@ -214,7 +219,7 @@ def _shortlisted(
 ) -> dict[RelativeMethod, TopK]:
     index = scorer.index
     queries = index.basis.rotation.rotate(gradients)
-    candidates = _candidates(index, queries, damping, methods, sign, keep)
+    candidates = _candidates(index, queries, damping, bounding, methods, sign, keep)
     lists = {method: one.rows.sort(1).values for method, one in candidates.items()}
     exact = _on_lists(scorer, gradients, queries, damping, lists)
     stored = index.stored_dtype
@@ -238,6 +243,7 @@ def _candidates(
     index: Index,
     queries: Rows,
     damping: float,
+    bounding: float,
     methods: Sequence[RelativeMethod],
     sign: Sign,
     keep: int,
@@ -245,14 +251,15 @@ def _candidates(
     """For every query and method those with the best scores by the rows, in one pass over these.
 
     By Cauchy-Schwarz nobody is further off than the roots of what the rows leave out
-    of both self-influences, and of their rounding.
+    of both self-influences, and of their rounding. The training examples' are those at
+    `bounding`, which is no larger than the damping.
     """
-    (own,) = index.self_influence([damping])
+    (own,) = index.self_influence([bounding])
     _, asked = index.norms(queries, [damping])
     missing = index.query_left_out(queries, asked, [damping])[0]
     dtype = index.quickest(len(queries))
     reach = torch.stack([missing.sqrt(), index.rounding(dtype) * asked[0].sqrt()], dim=1).to(index.dtype)
-    others = torch.stack([index.left_out([damping])[0].sqrt(), own.sqrt()]).to(index.dtype)
+    others = torch.stack([index.left_out([bounding])[0].sqrt(), own.sqrt()]).to(index.dtype)
     one = torch.ones(index.count, dtype=index.dtype, device=own.device)
     # 1 / normalizer; scores are its product with the numerator.
     scales = {

@@ -631,7 +631,7 @@ class Explainer:
         return self.damping if damping is None else as_damping(damping)
 
     def _scorer(self) -> Scorer:
-        return Scorer(self._task, self._ready().index, self._sizes["part"], self._at_once)
+        return Scorer(self._task, self._ready().index, self._sizes["part"])
 
     def _asked(self, queries: Any, labels: Any) -> Iterator[GradientBatch]:
         """The queries in batches, each at its label: as given, or as the model predicts."""

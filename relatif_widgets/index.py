@@ -217,6 +217,11 @@ class Index:
         self.prepare(dampings)
         return torch.stack([self._norms[self._key(damping)][1] for damping in dampings])
 
+    def stop_below(self, damping: float) -> float | None:
+        """The nearest damping, this one or a smaller one, whose normalizers are there; they are no smaller."""
+        known = [stop for stop in self._norms if stop <= self._key(damping) and self.basis.is_definite(stop)]
+        return max(known, default=None)
+
     def places(self, dampings: Sequence[float]) -> Int[Tensor, "stop train"]:
         """Where each training example comes in the order of self-influence, 0 the largest; sorted once."""
         for damping, own in zip(dampings, self.self_influence(dampings), strict=True):

@@ -406,7 +406,7 @@ def predictions(
     with task.evaluating():
         for batch in queries:
             solved = basis.solve(batch.gradients, damping)
-            parts = [part.gradients @ solved.T for part in task.some(rows, scorer.at_once)]
+            parts = [part.products(solved, forward=False) for part in task.some(rows, scorer.chunk)]
             found.append(torch.cat(parts).double() / task.source.length)
     return torch.cat(found, dim=1)
 

@@ -29,7 +29,7 @@ SHORTLIST = 200
 """Examples of a ranking that are scored exactly; of 1,024 eigenpairs, enough for the top 5 of 99 queries in 100."""
 
 FEW = 8
-"""Whole gradients at once below which forming them costs more than forward mode."""
+"""Gradients at once below which forming them costs more than forward mode."""
 
 TOGETHER = 512
 """Examples whose outer products are weighted at once."""
@@ -66,13 +66,11 @@ class Scorer:
         task: Model and training set.
         index: Fitted to them.
         chunk: Examples a batch where rows are formed part by part.
-        at_once: Examples a batch where whole gradients are formed.
     """
 
     task: Task
     index: Index
     chunk: int
-    at_once: int
 
     def prepare(self, dampings: Sequence[float], progress: Progress) -> None:
         """Normalizers for these dampings, from the rows or, where there are none, by a pass over the training set."""
@@ -90,15 +88,9 @@ class Scorer:
         """Exact influence of every training example, one part of the training set after the other."""
         index, count = self.index, self.index.count
         if index.rows is None or index.kept is not None or index.basis.solver is not None:
-            with self.task.evaluating():
-                solved = [
-                    index.basis.solve(gradients, damping, _share(progress, at, len(dampings)))
-                    for at, damping in enumerate(dampings)
-                ]
-            vectors = torch.stack(solved, dim=1)
-            for part, values in self._products(vectors.flatten(0, 1)):
+            for part, values in self._by_a_pass(gradients, dampings, progress):
                 progress(0.5 + 0.5 * part.stop / count)
-                yield part, values.T.reshape(len(gradients), len(dampings), -1)
+                yield part, values.reshape(len(gradients), len(dampings), -1)
             return
         queries = index.basis.rotation.rotate(gradients)
         if index.basis.tail is None:
@@ -113,7 +105,23 @@ class Scorer:
             core = rotated.influence(
                 queries, index.some(part), index.weights(dampings, sum(queries.sizes)).to(index.dtype)
             )
-            yield part, core + tail[:, None] * values.T[:, None]
+            yield part, core + tail[:, None] * values[:, None]
+
+    def _by_a_pass(
+        self, gradients: Float[Tensor, "query param"], dampings: Sequence[float], progress: Progress
+    ) -> Iterator[tuple[slice, Float[Tensor, "vector part"]]]:
+        """Influence by the gradients of the whole training set, taken afresh; the vectors are queries · stops."""
+        index, basis = self.index, self.index.basis
+        if basis.solver is None and self._parts_pay(len(gradients) * len(dampings)):
+            asked = index.weighted(basis.rotation.rotate(gradients), dampings)
+            yield from self._part_products(*self._met(gradients, asked, dampings, index.count))
+            return
+        with self.task.evaluating():
+            solved = [
+                basis.solve(gradients, damping, _share(progress, at, len(dampings)))
+                for at, damping in enumerate(dampings)
+            ]
+        yield from self._products(torch.stack(solved, dim=1).flatten(0, 1))
 
     def shortlist(
         self,
@@ -286,17 +294,28 @@ class Scorer:
 
     def _products(
         self, vectors: Float[Tensor, "vector param"]
-    ) -> Iterator[tuple[slice, Float[Tensor, "part vector"]]]:
-        """g_i·v for every training example and vector, in one pass over the training set."""
-        # A very large model's gradients would come a few at a time: forward mode for each vector instead.
-        forward = len(vectors) <= FORWARD_LIMIT or self.at_once < FEW
-        size = self.task.forward_chunk() if forward else self.at_once
+    ) -> Iterator[tuple[slice, Float[Tensor, "vector part"]]]:
+        """v·g_i for every vector and training example, in one pass over the training set."""
+        if self._parts_pay(len(vectors)):
+            split = self.task.plan.split(self.task.objective, vectors)
+            yield from self._part_products(split, GradientBatch.parts)
+            return
         with self.task.evaluating():
-            for batch in self.task.batches(self.task.source, size):
-                yield (
-                    slice(batch.first, batch.first + len(batch.targets)),
-                    batch.products(vectors, forward=forward),
-                )
+            for batch in self.task.batches(self.task.source, self.task.forward_chunk()):
+                place = slice(batch.first, batch.first + len(batch.targets))
+                yield place, batch.products(vectors, forward=True).T
+
+    def _part_products(
+        self, vectors: list[Float[Tensor, "vector _"]], made: Parts
+    ) -> Iterator[tuple[slice, Float[Tensor, "vector part"]]]:
+        with self.task.evaluating():
+            for batch in self.task.batches(self.task.source, self.chunk):
+                place = slice(batch.first, batch.first + len(batch.targets))
+                yield place, rotated.part_products(vectors, made(batch))
+
+    def _parts_pay(self, vectors: int) -> bool:
+        """Whether gradients, which of some models come a few at a time, cost less than forward mode for each vector."""
+        return vectors > FORWARD_LIMIT and self.chunk >= FEW
 
 
 def normalize(

@@ -56,11 +56,25 @@ def test_epochs_are_those_of_the_same_process(bench: ModuleType) -> None:
     assert "`make bench`, 2 threads." in lines
 
 
+def test_a_large_model_has_a_line_of_its_own(bench: ModuleType) -> None:
+    result = {
+        "name": "resnet18", "epoch": 90.0, "fit": 1800.0, "prepare": 13.5, "top": 4.5, "parameters": 11_181_642,
+        "examples": 50_000, "memory": "3GB", "peak": 3.5e9, "threads": 2,
+        "index": "index: 1.1 GB of rotated gradients in float32, 5,500 of 11,181,642 coordinates",
+    }  # fmt: skip
+    text = bench.compose({"ekfac": OURS, "resnet18": result})
+    assert "**ResNet-18**, 11,181,642 parameters, all of them scored; 50,000 pictures" in text
+    assert (
+        "fit with all normalizers 20 (1,800 s), a new query by all methods at all stops 0.15 (13.5 s)" in text
+    )
+    assert "5,500 of 11,181,642 coordinates with the most energy" in text
+
+
 def test_what_failed_is_said(bench: ModuleType) -> None:
     text = bench.compose({"ekfac": OURS, "trak": {"name": "trak", "failed": "stopped after 3600 s"}})
     assert "- TRAK 0.3.2: stopped after 3600 s." in text.splitlines()
     assert "- Not measured yet: " in text
-    assert "kronfluence 1.0.1, captum 0.9.0, dattri 0.3.0." in text
+    assert "kronfluence 1.0.1, captum 0.9.0, dattri 0.3.0, ResNet-18." in text
 
 
 def test_a_rehearsal_is_called_one(bench: ModuleType, tmp_path: Path) -> None:

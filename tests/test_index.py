@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cases import blobs
+from networks import NETWORKS
 from torch import Tensor, nn
 
 from relatif_widgets import Explainer, best
@@ -19,7 +20,7 @@ from relatif_widgets.fitting import _beside_rows
 from relatif_widgets.gradients import GradientBatch
 from relatif_widgets.index import Index, RelativeMethod, _multiplies_bfloat16
 from relatif_widgets.normalizers import weights_bytes
-from relatif_widgets.rows import Outer, Rows, choose
+from relatif_widgets.rows import Outer, Rows, choose, part_products
 from relatif_widgets.scoring import Scorer
 
 
@@ -76,6 +77,84 @@ def test_a_truncated_index_names_the_same_examples_and_vouches_only_for_the_righ
     for mine, theirs in zip(ours.panels[0].rankings, right.panels[0].rankings, strict=True):
         if mine.method != "nearest":
             np.testing.assert_allclose(mine.scores[stop][:5], theirs.scores[stop][:5], rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options", [{"storage": "bfloat16"}, {"curvature": LowRank(12)}, {"memory_limit": "1MB"}], ids=str
+)
+def test_influence_between_the_stops_needs_no_normalizers_there(options: dict[str, Any]) -> None:
+    """Those of the stop below bound it as well."""
+    x, y = images(1200)
+    explainer, whole = (
+        Explainer(convnet(), (x, y), damping=0.1, **{"curvature": "ekfac", **given}).fit(progress=False)
+        for given in (options, {key: value for key, value in options.items() if key == "curvature"})
+    )
+    index = explainer._ready().index
+    assert index.partial
+    assert index.stop_below(0.07) == 0.03
+    assert index.stop_below(1e-9) is None
+    given = 0
+    for damping in (0.07, 0.2):
+        found = explainer.top_k(x[:20], k=3, method="influence", damping=damping)
+        right = whole.scores(x[:20], method="influence", damping=damping).topk(3, dim=1)
+        given += int(found.certified.sum())
+        assert torch.equal(found.indices[found.certified], right.indices[found.certified])
+        torch.testing.assert_close(found.scores[found.certified], right.values[found.certified])
+        assert index.missing([damping]) == [damping]
+    assert given > 5 or "curvature" in options
+    explainer.top_k(x[:1], k=3, method="theta_relative", damping=0.07)
+    assert index.missing([0.07]) == []
+
+
+def test_a_list_is_as_long_as_its_bound_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 107 coordinates 100 are kept, and few can be among the best; where bounds say nothing, 200 are listed."""
+    x, y = images(1200)
+    whole = Explainer(convnet(), (x, y), curvature="ekfac", damping=0.1).fit(progress=False)
+    monkeypatch.setattr("relatif_widgets.fitting._row_bytes", lambda task, rotation, storage: 1 << 60)
+    monkeypatch.setattr(
+        "relatif_widgets.fitting.choose", lambda rows, energies, numbers: choose(rows, energies, 65)
+    )
+    part = Explainer(convnet(), (x, y), curvature="ekfac", damping=0.1).fit(progress=False)
+    assert part._ready().index.kept is not None
+    methods: tuple[RelativeMethod, ...] = ("influence", "theta_relative", "loss_relative")
+    (gradients,) = part._gradient_blocks(x[:1], None)
+    scorer = part._scorer()
+
+    def listed() -> Tensor:
+        found = scorer.shortlist(gradients, [0.1, 1.0], methods, 3, lambda done: None)
+        assert found is not None
+        return found.rows
+
+    short = listed()
+    for damping in (0.1, 1.0):
+        for method in methods:
+            for sign in ("positive", "negative"):
+                best = whole.top_k(x[:1], k=3, method=method, damping=damping, sign=sign)
+                assert set(best.indices[0].tolist()) <= set(short.tolist())
+    monkeypatch.setattr(
+        Index, "left_out", lambda self, dampings: self.self_influence(dampings).new_full((2, 1200), 1e9)
+    )
+    assert len(short) < 150
+    assert len(listed()) >= 200
+
+
+@pytest.mark.parametrize("name", ["conv2d at one position", "batch norm", "grouped conv"])
+def test_vectors_and_gradients_meet_in_either_basis(name: str) -> None:
+    case = NETWORKS[name]
+    model, x, y = case.model(), case.inputs(), torch.tensor([0, 1, 2, 0, 1])
+    explainer = Explainer(model, (x, y), curvature=EKFAC("empirical")).fit(progress=False)
+    task, rotation = explainer._task, explainer._ready().index.basis.rotation
+    (batch,) = task.batches(task.source, 5)
+    torch.manual_seed(0)
+    rows = rotation.rotate(torch.randn(4, explainer.parameter_count, dtype=torch.float64))
+    right = rotation.back(rows) @ batch.gradients.T
+    asked = []
+    for examples in (1, 10**9):
+        vectors, parts = rotation.meet(rows, examples, lambda rows: task.plan.split(task.objective, rows))
+        torch.testing.assert_close(part_products(vectors, parts(batch)), right)
+        asked.append(vectors)
+    turned = [not torch.allclose(one, other) for one, other in zip(*asked, strict=True)]
+    assert turned[: len(task.plan.layers)] == [layer.once for layer in task.plan.layers]
 
 
 def test_a_memory_limit_keeps_the_coordinates_with_the_most_energy() -> None:
