@@ -278,7 +278,7 @@ class Explainer:
         import pandas as pd
 
         fitted, task = self._ready(), self._task
-        rows = as_indices(indices, self.train_size)
+        rows = as_indices(indices, self.train_size, once=False)
         names = self.class_names
         targets = fitted.targets[rows]
         if fitted.predicted is None:

@@ -159,10 +159,11 @@ def as_tag(tag: Any) -> str:
     return text
 
 
-def as_indices(indices: Any, count: int, what: str = "Training") -> list[int]:
-    """Rows of a data set of `count` examples, each once, in the order given."""
+def as_indices(indices: Any, count: int, what: str = "Training", *, once: bool = True) -> list[int]:
+    """Rows of a data set of `count` examples in the order given, each once unless that is not wanted."""
     listed = list(indices) if isinstance(indices, Iterable) else [indices]
     for index in listed:
         if isinstance(index, bool) or not hasattr(index, "__index__") or not 0 <= index < count:
             raise ChoiceError(f"{what} example {index!r} does not exist; expected 0 to {count - 1}.")
-    return list(dict.fromkeys(int(index) for index in listed))
+    rows = [int(index) for index in listed]
+    return list(dict.fromkeys(rows)) if once else rows

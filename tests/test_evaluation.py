@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from cases import Golden, blobs, mlp
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from relatif_widgets import ChoiceError, DataError, Explainer, ModelError, RelatifError, evaluation
 from relatif_widgets.curvature import LowRank
@@ -173,6 +175,22 @@ def test_a_shortlist_of_all_methods_together_holds_the_certain_best_of_each() ->
         right = explainer.scores(queries, method=method).argsort(descending=True, dim=1)[:, :5]
         assert bool(certain.any())
         np.testing.assert_array_equal(ranked.indices[method][certain], right[certain].numpy())
+
+
+def test_progress_knows_how_many_rankings_there_will_be(
+    digits: tuple[Explainer, Golden], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[Any] = []
+
+    def noted(**options: Any) -> Any:
+        bars.append(tqdm(**{**options, "disable": False, "file": io.StringIO()}))
+        return bars[-1]
+
+    monkeypatch.setattr("relatif_widgets.evaluation.rankings.tqdm", noted)
+    explainer, golden = digits
+    evaluation.overlap(explainer, golden.test[0][:6])
+    (bar,) = bars
+    assert bar.n == bar.total == 6 * 4
 
 
 def test_10_000_queries_keep_what_was_returned_and_no_scores() -> None:

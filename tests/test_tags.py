@@ -103,6 +103,7 @@ def test_examples_are_described_by_what_the_fit_knows(explainer: Explainer) -> N
     with pytest.raises(ChoiceError, match="Training example 40 does not exist"):
         explainer.examples([40])
     assert len(explainer.examples([])) == 0
+    assert explainer.examples([3, 3])["index"].tolist() == [3, 3]
 
 
 def test_more_like_this_leaves_the_example_itself_out(explainer: Explainer) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from ..data import as_inputs
 from ..errors import ChoiceError, one_of
 from ..explanation import METHOD_TITLES, METHODS, Method
 from .asked import as_methods, table
@@ -360,7 +361,8 @@ def rank(
         RelatifError: One of its kinds, as in `Explainer.top_k`.
     """
     chosen = as_methods(methods)
-    with tqdm(unit=" rankings", desc="ranking", disable=not progress) as bar:
+    total = as_inputs(queries, "queries", explainer._collate).length * len(chosen)
+    with tqdm(total=total, unit=" rankings", desc="ranking", disable=not progress) as bar:
         found = explainer._top(queries, labels, k=k, methods=chosen, damping=damping, progress=bar.update)
     probability = explainer._ready().probability
     return Rankings(
