@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .curvature import Curvature, Eigenbasis, Held, Rotation, Setting
+from .curvature import Columns, Curvature, Eigenbasis, Held, Rotation, Setting
 from .data import Fingerprint
 from .errors import ChoiceError, DataError, ModelError, one_of
 from .gradients import GradientBatch
@@ -201,9 +201,11 @@ def _turned(rows: Rows, rotation: Rotation, storage: torch.dtype | None, folder:
     (whole,) = rows.parts
     assert isinstance(whole, Tensor)
     room = rows if storage in (None, whole.dtype) else rows[:1].to(storage).room(len(rows), folder)
+    assert isinstance(rotation, Columns)
+    rotate = rotation.of_used(torch.stack([part.any(dim=0) for part in torch.split(whole, 1024)]).any(dim=0))
     for start in range(0, len(rows), 1024):
         part = slice(start, start + 1024)
-        room.put(part, _stored(Rows((rotation.rotate(whole[part]).dense(),)), storage))
+        room.put(part, _stored(Rows((rotate(whole[part]),)), storage))
     return room
 
 

@@ -169,7 +169,7 @@ class Index:
 
     def weighted(self, queries: Rows, dampings: Sequence[float]) -> list[Float[Tensor, "query stop _"]]:
         """w c of complete rows, part by part."""
-        weights = self.basis.part_weights(self._stops(dampings), queries.sizes)
+        weights = self.basis.part_weights(self._stops(dampings), queries.sizes, self.dtype)
         return rotated.preconditioned(queries, weights, self.dtype)
 
     def weights(self, dampings: Sequence[float], size: int) -> Float[Tensor, "stop dim"]:
@@ -203,7 +203,7 @@ class Index:
         if self.kept is None:
             return self._tail_part(queries, dampings)
         inside = self.kept.select(queries)
-        weights = self._stored_basis.part_weights(self._stops(dampings), inside.sizes)
+        weights = self._stored_basis.part_weights(self._stops(dampings), inside.sizes, self.dtype)
         return _beyond(own, rotated.dots(rotated.preconditioned(inside, weights, self.dtype), inside))
 
     def _tail_part(self, rows: Rows, dampings: Sequence[float]) -> Float[Tensor, "stop row"]:
@@ -257,7 +257,7 @@ class Index:
         assert self.rows is not None
         if self.kept is not None:
             queries = self.kept.select(queries)
-        weights = self._stored_basis.part_weights(self._stops(dampings), queries.sizes)
+        weights = self._stored_basis.part_weights(self._stops(dampings), queries.sizes, self.dtype)
         if step is None:
             columns = len(queries) * len(dampings)
             step = max(1, _STEP // max(columns, rotated.numbers(self.rows, columns)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -625,6 +626,45 @@ def test_a_singular_matrix_is_refused_with_the_damping_that_would_do() -> None:
         basis.weights(torch.tensor([0.5], dtype=torch.float64), 2)
     assert [basis.is_definite(damping) for damping in (0.4, 0.5, 0.6)] == [False, False, True]
     assert basis.weights(torch.tensor([0.25], dtype=torch.float64), 2).tolist() == [[-4.0, 1 / 2.25]]
+
+
+def test_large_matrices_go_to_numpys_lapack_and_back_where_it_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = half @ half.T
+    right = torch.linalg.eigvalsh(matrix)
+    monkeypatch.setattr("relatif_widgets.curvature.base._LARGE", 6)
+    plain, asked = np.linalg.eigh, []
+
+    def moody(matrix: np.ndarray) -> object:
+        asked.append(matrix.shape)
+        if len(asked) == 2:
+            raise np.linalg.LinAlgError("Eigenvalues did not converge")
+        return plain(matrix)
+
+    monkeypatch.setattr(np.linalg, "eigh", moody)
+    for values, vectors in (eigh(matrix), eigh(matrix), eigh(matrix[None])):
+        torch.testing.assert_close(values.flatten(), right)
+        torch.testing.assert_close((vectors * values[..., None, :] @ vectors.mT).view(6, 6), matrix)
+    assert asked == [(6, 6)] * 3
+    eigh(torch.eye(5))
+    assert len(asked) == 3
+
+
+def test_what_no_gradient_has_costs_nothing_to_rotate() -> None:
+    """A parameter that nothing moves, and one that moves only in some rows."""
+    torch.manual_seed(0)
+    vectors = torch.zeros(5, 5, dtype=torch.float64)
+    vectors[2, 0] = 1
+    vectors[torch.tensor([0, 1, 3, 4])[:, None], torch.arange(1, 5)] = torch.linalg.qr(
+        torch.randn(4, 4).double()
+    ).Q
+    gradients = torch.randn(7, 5, dtype=torch.float64)
+    gradients[:, 2] = 0
+    rotation = Columns(vectors)
+    for used in (gradients.any(0), torch.ones(5, dtype=torch.bool)):
+        torch.testing.assert_close(rotation.of_used(used)(gradients), gradients @ vectors)
 
 
 def test_zero_rows_are_left_out_of_the_eigendecomposition() -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 
 from ..errors import ChoiceError, one_of, unknown_name
 from ..gradients import Plan
-from .base import Curvature, Eigenbasis, Held, OnePass, Parts, Rotation, Setting
+from .base import Columns, Curvature, Eigenbasis, Held, OnePass, Parts, Rotation, Setting
 from .dense import BlockFisher, EmpiricalFisher, Fisher, Hessian
 from .identity import Identity
 from .kronecker import EKFAC, KFAC
@@ -20,6 +20,7 @@ __all__ = [
     "EKFAC",
     "KFAC",
     "BlockFisher",
+    "Columns",
     "Curvature",
     "Eigenbasis",
     "EmpiricalFisher",
