@@ -80,7 +80,9 @@ def test_a_truncated_index_names_the_same_examples_and_vouches_only_for_the_righ
 
 
 @pytest.mark.parametrize(
-    "options", [{"storage": "bfloat16"}, {"curvature": LowRank(12)}, {"memory_limit": "1MB"}], ids=str
+    "options",
+    [{"storage": "bfloat16"}, {"curvature": LowRank(12)}, {"memory_limit": "1MB"}],
+    ids=["bfloat16", "low rank", "1MB"],
 )
 def test_influence_between_the_stops_needs_no_normalizers_there(options: dict[str, Any]) -> None:
     """Those of the stop below bound it as well."""
