@@ -24,6 +24,9 @@ _NUMBERS = 1 << 27
 _AT_ONCE = 1 << 24
 """Those of one part where they are not."""
 
+_OUTER = 1024
+"""Outer products that are weighted at once."""
+
 _READY = 1 << 22
 """Weights that are laid out with their squares."""
 
@@ -92,7 +95,11 @@ class DampedSquares:
         for start in range(0, len(self._dampings), at_once):
             stops = slice(start, start + at_once)
             if isinstance(part, Outer):
-                found[:, stops] = self._of_outer(part, self._weights(stops, first, last))
+                weights = self._weights(stops, first, last)
+                for row in range(0, len(part), _OUTER):
+                    rows = slice(row, row + _OUTER)
+                    some = Outer(part.left[rows], part.right[rows])
+                    found[:, stops, rows] = self._of_outer(some, weights)
             else:
                 found[:, stops] = self._of_dense(part, stops, first, last)
         return found.mul_(self._scales)
