@@ -101,12 +101,11 @@ class Laps:
     def __init__(self) -> None:
         self._started = time.perf_counter()
 
-    def __call__(self, what: str) -> None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-        print(
-            f"{what:44} {time.perf_counter() - self._started:7.1f} s   peak memory {peak:.1f} GB", flush=True
-        )
+    def __call__(self, what: str) -> float:
+        seconds = time.perf_counter() - self._started
+        print(f"{what:44} {seconds:7.1f} s   peak memory {shared.peak_memory() / 1e9:.2f} GB", flush=True)
         self._started = time.perf_counter()
+        return seconds
 
 
 def with_ekfac(model: nn.Module, data: Pictures, queries: Pictures, damping: float, memory: str) -> None:
