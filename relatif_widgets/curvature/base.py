@@ -306,13 +306,12 @@ class Eigenbasis:
         gradients: Float[Tensor, "query param"],
         damping: float,
         progress: Callable[[float], Any] = lambda fraction: None,
-        rows: Rows | None = None,
     ) -> Float[Tensor, "query param"]:
-        """s_test = (H+λI)⁻¹ g_test; `rows`: Qᵀ g_test, where it is there already."""
+        """s_test = (H+λI)⁻¹ g_test."""
         if self.solver is not None:
             return self.solver.solve(gradients, damping, progress)
         stop = torch.tensor([damping], dtype=torch.float64, device=gradients.device)
-        rows = self.rotation.rotate(gradients) if rows is None else rows
+        rows = self.rotation.rotate(gradients)
         tail = self.tail_weights(stop)
         # Q (w − w_tail) Qᵀ g + w_tail g, and w_tail = 0 where Q is complete
         inner: list[Part] = []
