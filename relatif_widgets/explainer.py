@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -158,7 +159,21 @@ class Explainer:
         fitting.check_memory(self._task, self._curvature, self._sizes, self._memory)
         self._at_once = fitting.gradients_at_once(self._task, batch_size, self._memory)
         self._fitted: fitting.Fitted | None = None
-        self.tags = Tags(self.train_size, self.examples, lambda: self._ready().data_fingerprint)
+        owner = weakref.ref(self)  # not itself: an index of gigabytes would wait for the garbage collector
+
+        def alive() -> Explainer:
+            found = owner()
+            if found is None:
+                raise RelatifError(
+                    "The explainer that these tags belong to is gone: keep it as long as its tags."
+                )
+            return found
+
+        self.tags = Tags(
+            self.train_size,
+            lambda indices: alive().examples(indices),
+            lambda: alive()._ready().data_fingerprint,
+        )
 
     def fit(self, *, progress: bool = True) -> Explainer:
         """Rotate every training gradient into the curvature's eigenbasis, once.
@@ -173,6 +188,9 @@ class Explainer:
             DataError: Labels outside the model's outputs, NaN or infinite inputs (with the index).
             ModelError: Outputs or gradients that are not finite (with the index).
         """
+        self._fitted = (
+            None  # whatever comes of this, the former answers are old; and two indexes need not fit
+        )
         with tqdm(
             total=self.train_size * self._curvature.passes, unit=" examples", disable=not progress
         ) as bar:

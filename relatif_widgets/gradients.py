@@ -156,21 +156,26 @@ class GradientBatch:
             return deltas.new_zeros(*deltas.shape[:2], 0)
         return torch.stack([self._pull_back(rest, delta) for delta in deltas.unbind(1)], 1)
 
+    def some(self, rows: Int[Tensor, "some"]) -> GradientBatch:
+        """Some of the examples as a batch of their own."""
+        inputs = map_tensors(lambda x: x[rows], self.inputs)
+        return GradientBatch(self.objective, inputs, self.targets[rows], self.first, self.plan)
+
     def pairs(self, layer: Layer, delta: Float[Tensor, "batch output"]) -> list[Pair]:
         """Each use of a layer of the plan."""
         return self._recording.pairs(self.objective, layer, delta)
 
     def layer_gradients(
-        self, layer: Layer, delta: Float[Tensor, "batch output"], some: Int[Tensor, "some"] | None = None
-    ) -> Float[Tensor, "some group out into"]:
-        """Σ_t δ_t a_tᵀ, the part of δᵀ ∂f/∂θ that belongs to a layer of the plan; of all examples, or of some."""
+        self, layer: Layer, delta: Float[Tensor, "batch output"]
+    ) -> Float[Tensor, "batch group out into"]:
+        """Σ_t δ_t a_tᵀ, the part of δᵀ ∂f/∂θ that belongs to a layer of the plan."""
         total: Tensor | None = None
         for pair in self.pairs(layer, delta):
-            gradient = (pair if some is None else pair[some]).gradient()
+            gradient = pair.gradient()
             total = gradient if total is None else total.add_(gradient)
         if total is not None:
             return total
-        return delta.new_zeros(len(delta if some is None else some), layer.groups, layer.out, layer.into)
+        return delta.new_zeros(len(delta), layer.groups, layer.out, layer.into)
 
     def part(self, layer: Layer, delta: Float[Tensor, "batch output"]) -> Part:
         """The same of all examples, flat: as an outer product where the layer is applied once to each."""
@@ -467,7 +472,7 @@ def _covered(
         except NotCoveredError:
             continue
         if _close(batch.layer_gradients(layer, delta), layer.gather(right)):
-            once = len(pairs) == 1 and layer.groups == 1 and pairs[0].inputs.shape[3] == 1
+            once = len(pairs) == 1 and layer.groups == 1 and pairs[0].slopes.shape[3] == 1
             layers.append(replace(layer, once=once))
             held += sum(pair.inputs.nbytes + pair.slopes.nbytes for pair in pairs) // len(delta)
     stored = sum(use.input.nbytes for uses in record.uses.values() for use in uses) // len(delta)

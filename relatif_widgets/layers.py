@@ -9,10 +9,10 @@ single position, δ and a stand for the whole gradient.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from . import patches
 from .errors import ModelError
 from .objective import Objective
 
-_CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
-
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _MANY = 64
 """Positions from which a matrix product of one example alone is worth its while."""
@@ -100,30 +100,63 @@ class Layer:
             rows[..., self.biases] = matrices[..., -1].flatten(-2)
 
 
+class Seen:
+    """What one use of a layer saw, at every position of every example.
+
+    Args:
+        layer: Which.
+        module: The same, in the model.
+        value: Its input as it came.
+        batch: Examples that it belongs to.
+
+    Raises:
+        NotCoveredError: Its rows are not those of the batch.
+    """
+
+    def __init__(self, layer: Layer, module: nn.Module, value: Tensor, batch: int) -> None:
+        least = 2 + len(module.kernel_size) if isinstance(module, CONVOLUTIONS) else 2
+        if value.dim() < least:
+            raise NotCoveredError(f"the input of {layer.name} has no batch dimension")
+        _check_rows(value, batch, layer)
+        self._layer, self._module, self._value, self._batch = layer, module, value, batch
+
+    @cached_property
+    def inputs(self) -> Float[Tensor, "batch group into position"]:
+        """a, with a 1 at the end where there is a bias."""
+        value, ones = self._value, self._layer.bias_at is not None
+        if isinstance(self._module, CONVOLUTIONS):
+            return _by_example(patches.unfold(self._module, value, ones=ones), self._batch)
+        found = value.reshape(len(value), 1, -1, self._layer.columns)
+        if ones:
+            found = torch.cat([found, found.new_ones(*found.shape[:3], 1)], 3)
+        return _by_example(found.mT, self._batch)
+
+    def moment(self) -> Float[Tensor, "group into into"]:
+        """Σ a aᵀ over examples and positions."""
+        module = self._module
+        if isinstance(module, nn.Conv2d) and patches.by_correlation(module, self._value):
+            return patches.second_moment(module, self._value, ones=self._layer.bias_at is not None)[None]
+        return _second_moment(self.inputs)
+
+
 @dataclass(frozen=True)
 class Pair:
     """One use of a layer: what it saw and the slope at what it gave, at every position of every example.
 
     Attributes:
         layer: Which.
-        inputs: a, without the 1 of the bias.
+        seen: Where a comes from, when it is asked for.
         slopes: δ.
     """
 
     layer: Layer
-    inputs: Float[Tensor, "batch group column position"]
+    seen: Seen
     slopes: Float[Tensor, "batch group out position"]
 
-    def __getitem__(self, rows: Tensor) -> Pair:
-        """The same of some examples."""
-        return Pair(self.layer, self.inputs[rows], self.slopes[rows])
-
-    def homogeneous(self) -> Float[Tensor, "batch group into position"]:
+    @property
+    def inputs(self) -> Float[Tensor, "batch group into position"]:
         """a, with a 1 at the end where there is a bias."""
-        if self.layer.bias_at is None:
-            return self.inputs
-        batch, groups, _, positions = self.inputs.shape
-        return torch.cat([self.inputs, self.inputs.new_ones(batch, groups, 1, positions)], dim=2)
+        return self.seen.inputs
 
     def vectors(self) -> tuple[Float[Tensor, "batch into"], Float[Tensor, "batch out"]]:
         """(a, δ) where each example has one position.
@@ -136,18 +169,11 @@ class Pair:
                 f"{self.layer.name or 'The model'} is applied at {self.slopes.shape[3]} positions of an example, and "
                 "at one of the first. Pass examples of one size."
             )
-        return self.homogeneous()[:, 0, :, 0], self.slopes[:, 0, :, 0]
+        return self.inputs[:, 0, :, 0], self.slopes[:, 0, :, 0]
 
     def input_moment(self) -> Float[Tensor, "group into into"]:
         """Σ a aᵀ over examples and positions."""
-        moment = _second_moment(self.inputs)
-        if self.layer.bias_at is None:
-            return moment
-        batch, groups, columns, positions = self.inputs.shape
-        whole = moment.new_full((groups, columns + 1, columns + 1), float(batch * positions))
-        whole[:, :-1, :-1] = moment
-        whole[:, :-1, -1] = whole[:, -1, :-1] = self.inputs.sum((0, 3))
-        return whole
+        return self.seen.moment()
 
     def slope_moment(self) -> Float[Tensor, "group out out"]:
         """Σ δ δᵀ over examples and positions."""
@@ -155,16 +181,14 @@ class Pair:
 
     def add_to(self, rows: Float[Tensor, "batch param"]) -> None:
         """Add Σ_t δ_t a_tᵀ to the layer's places in some rows."""
-        rows[:, self.layer.weights] += (self.slopes @ self.inputs.mT).flatten(1)
+        weights = self.inputs[:, :, : self.layer.columns]
+        rows[:, self.layer.weights] += (self.slopes @ weights.mT).flatten(1)
         if self.layer.bias_at is not None:
             rows[:, self.layer.biases] += self.slopes.sum(3).flatten(1)
 
     def gradient(self) -> Float[Tensor, "batch group out into"]:
         """Σ_t δ_t a_tᵀ."""
-        weight = self.slopes @ self.inputs.mT
-        if self.layer.bias_at is None:
-            return weight
-        return torch.cat([weight, self.slopes.sum(3, keepdim=True)], dim=3)
+        return self.slopes @ self.inputs.mT
 
 
 def _second_moment(
@@ -206,7 +230,7 @@ class Recording:
     uses: dict[str, list[Use]] = field(default_factory=dict)
     outputs: Tensor | None = None
     _last: tuple[Tensor, dict[str, list[Tensor | None]]] | None = None
-    _inputs: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    _seen: dict[tuple[str, int], Seen] = field(default_factory=dict)
 
     def pairs(self, objective: Objective, layer: Layer, deltas: Float[Tensor, "batch output"]) -> list[Pair]:
         """Each use of a layer, with the slope of Σ_i δ_i·f_i.
@@ -216,19 +240,20 @@ class Recording:
         """
         slopes = self._slopes(deltas)[layer.name]
         return [
-            Pair(layer, self._input(objective, layer, at, len(deltas)), slopes_of(layer, slope, len(deltas)))
+            Pair(layer, self._saw(objective, layer, at, len(deltas)), slopes_of(layer, slope, len(deltas)))
             for at, slope in enumerate(slopes)
             if slope is not None  # what the prediction does not depend on
         ]
 
-    def _input(
-        self, objective: Objective, layer: Layer, at: int, batch: int
-    ) -> Float[Tensor, "batch group column position"]:
+    def _saw(self, objective: Objective, layer: Layer, at: int, batch: int) -> Seen:
         """What one use of a layer saw; kept, since it is the same whatever the slopes."""
         key = (layer.name, at)
-        if key not in self._inputs:
-            self._inputs[key] = inputs_of(layer, objective, self.uses[layer.name][at], batch)
-        return self._inputs[key]
+        if key not in self._seen:
+            use = self.uses[layer.name][at]
+            if use.input._version != use.version:
+                raise NotCoveredError(f"the input of {layer.name} is changed in place after it was used")
+            self._seen[key] = Seen(layer, objective.model.get_submodule(layer.name), use.input, batch)
+        return self._seen[key]
 
     def _slopes(self, deltas: Float[Tensor, "batch output"]) -> dict[str, list[Tensor | None]]:
         """The slope at every recorded output; kept, since layers are asked one after the other."""
@@ -311,88 +336,37 @@ def recording(objective: Objective, layers: tuple[Layer, ...]) -> Iterator[Recor
             handle.remove()
 
 
-def inputs_of(
-    layer: Layer, objective: Objective, use: Use, batch: int
-) -> Float[Tensor, "batch group column position"]:
-    """a, at every position of every example.
-
-    Raises:
-        NotCoveredError: The input was changed in place, or its rows are not those of the batch.
-    """
-    if use.input._version != use.version:
-        raise NotCoveredError(f"the input of {layer.name} is changed in place after it was used")
-    module = objective.model.get_submodule(layer.name)
-    if layer.convolution:
-        found = _unfold(module, use.input)
-    else:
-        found = use.input.reshape(len(use.input), 1, -1, layer.columns).mT if use.input.dim() > 1 else None
-    if found is None:
-        raise NotCoveredError(f"the input of {layer.name} has no batch dimension")
-    return _by_example(found, batch, layer)
-
-
 def slopes_of(layer: Layer, slope: Tensor, batch: int) -> Float[Tensor, "batch group out position"]:
     """δ, at every position of every example."""
     if layer.convolution:
         found = slope.reshape(len(slope), layer.groups, layer.out, -1)
     else:
         found = slope.reshape(len(slope), 1, -1, layer.out).mT
-    return _by_example(found, batch, layer)
+    _check_rows(found, batch, layer)
+    return _by_example(found, batch)
+
+
+def _check_rows(values: Tensor, batch: int, layer: Layer) -> None:
+    if len(values) % batch:
+        raise NotCoveredError(f"{layer.name} sees {len(values)} rows for a batch of {batch}")
 
 
 def _by_example(
-    values: Float[Tensor, "row group dim position"], batch: int, layer: Layer
+    values: Float[Tensor, "row group dim position"], batch: int
 ) -> Float[Tensor, "batch group dim position2"]:
     """Rows that hold several positions of one example next to each other, as [batch·positions, ...] has them."""
     if len(values) == batch:
         return values
-    if len(values) % batch:
-        raise NotCoveredError(f"{layer.name} sees {len(values)} rows for a batch of {batch}")
-    split = values.reshape(
-        batch, len(values) // batch, *values.shape[1:]
-    )  # [batch, row, group, dim, position]
+    split = values.reshape(batch, -1, *values.shape[1:])  # [batch, row, group, dim, position]
     return split.permute(0, 2, 3, 1, 4).flatten(3)
-
-
-def _unfold(module: nn.Module, value: Tensor) -> Float[Tensor, "row group column position"] | None:
-    """What the kernel of a convolution sees at each position."""
-    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    dims = len(module.kernel_size)
-    if value.dim() != dims + 2:
-        return None
-    padding: list[int] = []
-    for size, dilation, pad in zip(
-        reversed(module.kernel_size), reversed(module.dilation), _padding(module), strict=True
-    ):
-        total = dilation * (size - 1) if pad is None else 2 * pad
-        padding += [total // 2, total - total // 2]
-    if any(padding):
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        value = nn.functional.pad(value, padding, mode=mode)
-    for axis, (size, dilation, stride) in enumerate(
-        zip(module.kernel_size, module.dilation, module.stride, strict=True), start=2
-    ):
-        value = value.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    # [row, channel, *position, *kernel] → [row, group, channel·kernel, position]
-    axes = range(2, 2 + dims)
-    value = value.permute(0, 1, *(axis + dims for axis in axes), *axes)
-    positions = math.prod(value.shape[-dims:])
-    return value.reshape(len(value), module.groups, -1, positions)
-
-
-def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int | None]:
-    """Padding of each axis, the last first; None where the output has the size of the input."""
-    if isinstance(module.padding, str):
-        return [None if module.padding == "same" else 0] * len(module.kernel_size)
-    return list(reversed(module.padding))
 
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether this module computes what torch's Linear or convolution does, and nothing else."""
     if isinstance(module, nn.Linear):
         return type(module).forward is nn.Linear.forward
-    for kind in _CONVOLUTIONS:
+    for kind in CONVOLUTIONS:
         if isinstance(module, kind):
             same = type(module).forward is kind.forward
-            return same and type(module)._conv_forward is kind._conv_forward  # type: ignore[attr-defined]
+            return same and type(module)._conv_forward is kind._conv_forward
     return False

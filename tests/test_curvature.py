@@ -28,7 +28,6 @@ from relatif_widgets.curvature import (
 from relatif_widgets.curvature.base import Columns, eigh
 from relatif_widgets.curvature.labels import Labels
 from relatif_widgets.gradients import GradientBatch
-from relatif_widgets.layers import Layer
 from relatif_widgets.objective import make_objective
 
 LOSS = nn.CrossEntropyLoss(reduction="none")
@@ -220,31 +219,24 @@ def test_kfac_and_ekfac_take_every_kind_of_layer(name: str) -> None:
 
 
 class Twice(nn.Module):
-    """Many channels at 2 × 2 positions, the second convolution used twice."""
+    """Many channels, the second convolution used twice."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.last = nn.Conv2d(2, 32, 3), nn.Conv2d(32, 32, 1), nn.Linear(128, 3)
+        self.first, self.second, self.last = nn.Conv2d(2, 32, 3), nn.Conv2d(32, 32, 1), nn.Linear(32, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.second(self.second(self.first(x).tanh()).tanh())
-        return self.last(hidden.flatten(1))
+        return self.last(hidden.square().mean((2, 3)))
 
 
-def test_few_positions_are_rotated_before_they_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("side", [4, 5, 8])
+def test_whatever_is_rotated_before_it_is_multiplied(side: int) -> None:
+    """At twice 4 positions inputs and slopes, at twice 9 the slopes, at twice 36 neither."""
     torch.manual_seed(0)
-    model, x, y = Twice().double(), torch.randn(9, 2, 4, 4, dtype=torch.float64), torch.arange(9) % 3
-    asked: list[str] = []
-    plain = GradientBatch.layer_gradients
-
-    def noted(self: GradientBatch, layer: Layer, *options: Tensor) -> Tensor:
-        asked.append(layer.name)
-        return plain(self, layer, *options)
-
-    explainer = Explainer(model, (x, y), curvature=EKFAC("empirical"), batch_size=5)
-    monkeypatch.setattr(GradientBatch, "layer_gradients", noted)
-    explainer.fit(progress=False)
-    assert asked == []
+    model, y = Twice().double(), torch.arange(9) % 3
+    x = torch.randn(9, 2, side, side, dtype=torch.float64)
+    explainer = Explainer(model, (x, y), curvature=EKFAC("empirical"), batch_size=5).fit(progress=False)
     index = explainer._ready().index
     assert index.rows is not None
     right = oracles.gradients(model, LOSS, x, y)

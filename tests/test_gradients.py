@@ -172,7 +172,7 @@ def test_the_last_layer_alone_is_one_forward_pass_and_an_outer_product() -> None
     with torch.no_grad():
         features = model[:2](x)
         error = model(x).softmax(1) - nn.functional.one_hot(LABELS, 3)
-    torch.testing.assert_close(pair.homogeneous()[:, 0, :, 0], torch.cat([features, torch.ones(5, 1)], 1))
+    torch.testing.assert_close(pair.inputs[:, 0, :, 0], torch.cat([features, torch.ones(5, 1)], 1))
     torch.testing.assert_close(pair.slopes[:, 0, :, 0], error)
 
 

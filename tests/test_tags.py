@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from cases import blobs, mlp
 
-from relatif_widgets import ChoiceError, DataError, DocumentError, Explainer
+from relatif_widgets import ChoiceError, DataError, DocumentError, Explainer, RelatifError
 
 NAMES = ["bird", "plane", "frog"]
 
@@ -117,3 +119,26 @@ def test_more_like_this_leaves_the_example_itself_out(explainer: Explainer) -> N
         listed = [example.index for example, _ in found.top(found.labels[0], method=method, k=10)]  # type: ignore[arg-type]
         assert listed == right[: len(listed)]
         assert len(listed) >= 5
+
+
+@pytest.mark.parametrize("curvature", ["fisher", "block_fisher", "ekfac", "kfac", "low_rank", "identity"])
+def test_an_explainer_that_nobody_holds_is_gone_at_once(curvature: str, tmp_path: Path) -> None:
+    """An index has gigabytes: it must not wait for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        explainer = Explainer(mlp(), blobs(), curvature=curvature, class_names=NAMES).fit(progress=False)
+        tags, owner = explainer.tags, weakref.ref(explainer)
+        explainer.explain(blobs()[0][0]).save(tmp_path / "x.relatif.json")
+        rows = weakref.ref(explainer._ready().index.rows)
+        explainer.fit(progress=False)
+        assert rows() is None
+        rows = weakref.ref(explainer._ready().index.rows)
+        del explainer
+        assert (owner(), rows()) == (None, None)
+    finally:
+        gc.enable()
+    tags.add(3, "fine")
+    assert tags.value == {3: ["fine"]}
+    with pytest.raises(RelatifError, match="The explainer that these tags belong to is gone"):
+        tags.to_frame()

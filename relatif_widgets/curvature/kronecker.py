@@ -72,12 +72,12 @@ class KroneckerRotation(Rotation):
     ) -> None:
         self.layers, self.factors = tuple(layers), tuple(factors)
         self.rest, self.blocks, self.vectors = rest, tuple(blocks), tuple(vectors)
-        self._known: tuple[GradientBatch, Tensor, dict[str, Tensor]] | None = None
+        self._known: tuple[GradientBatch, Tensor, Sequence[Part]] | None = None
 
     def note(
-        self, batch: GradientBatch, delta: Float[Tensor, "batch output"], rotated: dict[str, Tensor]
+        self, batch: GradientBatch, delta: Float[Tensor, "batch output"], rotated: Sequence[Part]
     ) -> None:
-        """Keep what other slopes gave for each layer: where they are the loss's own, `rotate_batch` takes it as it is.
+        """Keep what other slopes gave for each layer: where they are the loss's own, `parts` takes it as it is.
 
         Of a confident model most drawn labels are the training labels.
         """
@@ -109,63 +109,64 @@ class KroneckerRotation(Rotation):
         return (slopes.mT @ turned).flatten(1)
 
     def rotate_slopes(
-        self,
-        position: int,
-        batch: GradientBatch,
-        delta: Float[Tensor, "batch output"],
-        some: Int[Tensor, "some"] | None = None,
-    ) -> Float[Tensor, "some dim"]:
-        """V_Sᵀ (Σ_t δ_t a_tᵀ) V_A of a layer; of all examples of a batch, or of some.
+        self, position: int, batch: GradientBatch, delta: Float[Tensor, "batch output"]
+    ) -> Part:
+        """V_Sᵀ (Σ_t δ_t a_tᵀ) V_A of a layer; an outer product where it is applied once to an example.
 
-        Where there are few positions, their slopes and inputs are rotated before they are multiplied.
+        Where there are few positions, slopes or inputs are rotated before they are multiplied.
         """
         layer = self.layers[position]
+        if layer.once:
+            return self._turned(position, batch.part(layer, delta))
         pairs = batch.pairs(layer, delta)
-        each = sum(pair.slopes.shape[3] for pair in pairs) * (layer.into**2 + layer.out**2)
-        if not pairs or layer.groups > 1 or 2 * each > layer.size * (layer.into + layer.out):
-            return self.rotate_layer(position, batch.layer_gradients(layer, delta, some))
-        slopes, inputs = (factor[0].T for factor in self.factors[position])
+        if not pairs or layer.groups > 1:
+            return self.rotate_layer(position, batch.layer_gradients(layer, delta))
+        positions = sum(pair.slopes.shape[3] for pair in pairs)
+        slopes_first, inputs_first = positions < layer.into, 2 * positions <= layer.out
+        slopes, inputs = (factor[0] for factor in self.factors[position])
         total: Tensor | None = None
-        for pair in pairs if some is None else [pair[some] for pair in pairs]:
-            left, right = (
-                product(values[:, 0].mT.flatten(0, 1), vectors).view(
-                    len(values), values.shape[3], len(vectors)
-                )
-                for values, vectors in ((pair.slopes, slopes), (pair.homogeneous(), inputs))
-            )
-            found = left.mT @ right
+        for pair in pairs:
+            left, right = pair.slopes[:, 0], pair.inputs[:, 0].mT
+            if slopes_first:
+                left = slopes.T @ left
+            if inputs_first:
+                right = product(right.reshape(-1, layer.into), inputs.T).view(right.shape)
+            found = left @ right
             total = found if total is None else total.add_(found)
         assert total is not None
-        return total.flatten(1)
-
-    def rotate_outer(
-        self, position: int, batch: GradientBatch, delta: Float[Tensor, "batch output"]
-    ) -> Outer:
-        """The same of a layer that is applied once to an example."""
-        return self._turned(position, batch.part(self.layers[position], delta))
+        if not slopes_first:
+            total = slopes.T @ total
+        if not inputs_first:
+            total = product(total.view(-1, layer.into), inputs.T)
+        return total.reshape(len(delta), layer.size)
 
     def rotate_batch(self, batch: GradientBatch) -> Rows:
         return Rows(tuple(self.parts(batch)))
 
     def parts(self, batch: GradientBatch) -> Iterator[Part]:
-        delta = batch.loss_slopes
         known, self._known = self._known, None
-        for position, layer in enumerate(self.layers):
-            part: Part
-            if layer.once:
-                part = self.rotate_outer(position, batch, delta)
-            elif known is not None and known[0] is batch:
-                _, others, rotated = known
-                part = rotated[layer.name]
-                part[others] = self.rotate_slopes(position, batch, delta, others)
-            else:
-                part = self.rotate_slopes(position, batch, delta)
+        for part in self._completed(*known) if known and known[0] is batch else self._layers_of(batch):
             batch.check_gradient(part)
             yield part
             del part
-        rest = batch.pull_back_rest(delta[:, None])[:, 0]
+        rest = batch.pull_back_rest(batch.loss_slopes[:, None])[:, 0]
         batch.check(rest, "The gradient")
         yield from self._rotate_rest(rest)
+
+    def _layers_of(self, batch: GradientBatch) -> Iterator[Part]:
+        return (self.rotate_slopes(at, batch, batch.loss_slopes) for at in range(len(self.layers)))
+
+    def _completed(
+        self, batch: GradientBatch, others: Int[Tensor, "others"], parts: Sequence[Part]
+    ) -> Iterator[Part]:
+        """What was noted, with some examples' own in their places."""
+        if not len(others):
+            yield from parts
+            return
+        for part, own in zip(parts, self._layers_of(batch.some(others)), strict=True):
+            for values, new in zip(Rows((part,)).tensors, Rows((own,)).tensors, strict=True):
+                values[others] = new
+            yield part
 
     def back(self, rows: Rows) -> Float[Tensor, "batch param"]:
         dense = [part.dense() if isinstance(part, Outer) else part for part in rows.parts]
@@ -393,22 +394,21 @@ class EKFAC(Kronecker):
         deltas = self.labels.slopes(batch)
         for row in range(deltas.shape[1]):
             delta = deltas[:, row].contiguous()
-            rotated: dict[str, Tensor] = {}
-            for position, (layer, total) in enumerate(zip(self._layers, self._moments, strict=True)):
-                if layer.once:
-                    outer = rotation.rotate_outer(position, batch, delta)
+            rotated: list[Part] = []
+            for position, total in enumerate(self._moments):
+                part = rotation.rotate_slopes(position, batch, delta)
+                if isinstance(part, Outer):
                     waiting = self._waiting.setdefault(position, [])
-                    waiting.append(Outer(outer.left.square(), outer.right.square()))
+                    waiting.append(Outer(part.left.square(), part.right.square()))
                     if sum(map(len, waiting)) >= self.TOGETHER:
                         self._flush(position)
-                    continue
-                rows = rotation.rotate_slopes(position, batch, delta)
-                if self._notes_rows:
-                    total.add_(rows.square().sum(0))
-                    rotated[layer.name] = rows
+                elif self._notes_rows:
+                    total.add_(part.square().sum(0))
                 else:
-                    total.add_(rows.square_().sum(0))
-                del rows
+                    total.add_(part.square_().sum(0))
+                if self._notes_rows:
+                    rotated.append(part)
+                del part
             if deltas.shape[1] == 1 and self._notes_rows:
                 rotation.note(batch, delta, rotated)
 
