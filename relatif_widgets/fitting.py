@@ -110,6 +110,58 @@ class Collected:
         )
 
 
+class Store:
+    """The rows of the last pass, written where they will stay.
+
+    Args:
+        rotation: Qᵀ, or None to keep gradients as they are.
+        count: n.
+        storage: Precision of what is rotated; None for the model's.
+        folder: Where to map them to files; None for memory.
+    """
+
+    def __init__(
+        self, rotation: Rotation | None, count: int, storage: torch.dtype | None, folder: Path | None
+    ) -> None:
+        self._rotation, self._count, self._storage, self._folder = rotation, count, storage, folder
+        self._waiting: list[Tensor] = []
+        self._rows: Rows | None = None
+        self._first = 0
+        self.moved = False
+        """Whether any gradient so far had a number other than zero."""
+
+    def add(self, batch: GradientBatch) -> None:
+        """Gradients of the next examples, which may wait for others to be rotated with them."""
+        if self._rotation is None:
+            self._put(Rows((batch.gradients,)))
+        elif not self._rotation.together:
+            self._put(_stored(self._rotation.rotate_batch(batch), self._storage))
+        else:
+            self._waiting.append(batch.gradients)
+            if sum(part.numel() for part in self._waiting) >= self._rotation.together:
+                self._flush()
+
+    def rows(self) -> Rows:
+        """All of them, when all were added."""
+        self._flush()
+        assert self._rows is not None
+        assert self._first == self._count
+        return self._rows
+
+    def _flush(self) -> None:
+        if self._waiting:
+            gradients = torch.cat(self._waiting)
+            self._waiting.clear()
+            assert self._rotation is not None
+            self._put(_stored(self._rotation.rotate(gradients), self._storage))
+
+    def _put(self, found: Rows) -> None:
+        self.moved = self.moved or any(bool(tensor.any()) for tensor in found.tensors)
+        self._rows = self._rows or found.room(self._count, self._folder)
+        self._rows.put(slice(self._first, self._first + len(found)), found)
+        self._first += len(found)
+
+
 def fit(
     task: Task,
     curvature: Curvature,
@@ -148,8 +200,8 @@ def fit(
     collected = Collected(task, features)
     fingerprint = ""
     rows: Rows | None = None
+    store: Store | None = None
     rotation: Rotation | None = None
-    stored = moved = False
     with task.evaluating():
         for number in itertools.count():
             digest = Fingerprint()
@@ -158,26 +210,25 @@ def fit(
             if last:
                 rotation = curvature.rotation()
                 spare = _spare(task, curvature, sizes, memory, folder)
-                stored = count * _row_bytes(task, rotation, storage) <= spare
-            held: Held = "none" if not last else "row" if stored else "part"
+                if count * _row_bytes(task, rotation, storage) <= spare:
+                    store = Store(rotation, count, storage, folder)
+            held: Held = "none" if not last else "row" if store else "part"
             for batch in task.batches(task.source, sizes[held]):
                 digest.add(batch.inputs, batch.targets)
                 curvature.update(batch)  # first, so that gradients can reuse its Jacobian
                 if last:
                     collected.add(batch)
-                if last and stored:
-                    found = rotation.rotate_batch(batch) if rotation else Rows((batch.gradients,))
-                    moved = moved or any(bool(tensor.any()) for tensor in found.tensors)
-                    if rotation is not None:
-                        found = _stored(found, storage)
-                    rows = rows or found.room(count, folder)
-                    rows.put(slice(batch.first, batch.first + len(found)), found)
+                if store:
+                    store.add(batch)
                 report(curvature.name if not last else "gradients", len(batch.targets))
             fingerprint = _same_data(task, fingerprint, digest.hexdigest())
             if last:
                 break
-        if stored and not moved:
-            raise objective.nothing_moves()
+        if store:
+            rows = store.rows()
+            if not store.moved:
+                raise objective.nothing_moves()
+            del store
         report("eigenbasis", 0)
         basis = curvature.finish()
     if rows is not None and rotation is None:

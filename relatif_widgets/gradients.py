@@ -137,12 +137,11 @@ class GradientBatch:
     def pull_back(self, deltas: Float[Tensor, "batch row output"]) -> Float[Tensor, "batch row param"]:
         """δᵀ ∂f(x_i)/∂θ for several slopes δ of each example's outputs."""
         if self.plan.way == "hooks":
-            rows = deltas.new_zeros(*deltas.shape[:2], self.objective.size)
+            rows = deltas.new_empty(*deltas.shape[:2], self.objective.size)
             for position in range(deltas.shape[1]):
                 delta = deltas[:, position].contiguous()
                 for layer in self.plan.layers:
-                    for pair in self.pairs(layer, delta):
-                        pair.add_to(rows[:, position])
+                    layer.scatter(self.layer_gradients(layer, delta), rows[:, position])
             return rows
         if deltas.shape[1] >= deltas.shape[2] or "_outputs_and_jacobian" in self.__dict__:
             return torch.einsum("bro,bop->brp", deltas, self.jacobian)

@@ -179,13 +179,6 @@ class Pair:
         """Σ δ δᵀ over examples and positions."""
         return _second_moment(self.slopes)
 
-    def add_to(self, rows: Float[Tensor, "batch param"]) -> None:
-        """Add Σ_t δ_t a_tᵀ to the layer's places in some rows."""
-        weights = self.inputs[:, :, : self.layer.columns]
-        rows[:, self.layer.weights] += (self.slopes @ weights.mT).flatten(1)
-        if self.layer.bias_at is not None:
-            rows[:, self.layer.biases] += self.slopes.sum(3).flatten(1)
-
     def gradient(self) -> Float[Tensor, "batch group out into"]:
         """Σ_t δ_t a_tᵀ."""
         return self.slopes @ self.inputs.mT

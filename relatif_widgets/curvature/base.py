@@ -116,9 +116,11 @@ class Rotation(ABC):
 
     Attributes:
         complete: Whether Q has as many columns as a gradient has numbers.
+        together: Numbers of gradients that are worth waiting for, to be rotated by `rotate` at once.
     """
 
     complete = True
+    together = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -166,6 +168,8 @@ class Columns(Rotation):
         vectors: Q, eigenvectors in columns.
     """
 
+    together = 1 << 23  # which walks through Q once instead of for each small batch
+
     def __init__(self, vectors: Float[Tensor, "param dim"]) -> None:
         self.vectors = vectors
         self.complete = vectors.shape[0] == vectors.shape[1]
@@ -173,7 +177,9 @@ class Columns(Rotation):
     def rotate(self, gradients: Float[Tensor, "batch param"]) -> Rows:
         squares = None
         if not self.complete:
-            squares = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).square()
+            few = torch.split(gradients, 64)  # which stay in a cache
+            norms = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in few]
+            squares = torch.cat(norms).square()
         return Rows((gradients @ self.vectors,), squares)
 
     def back(self, rows: Rows) -> Float[Tensor, "batch param"]:

@@ -5,10 +5,14 @@ block Ω of vectors, batch by batch, Gᵀ(G Ω), so that neither F nor all the
 gradients G are ever held; the Nyström approximation F Ω (Ωᵀ F Ω)⁻¹ (F Ω)ᵀ then has
 the eigenpairs (Tropp, Yurtsever, Udell & Cevher, 2017). Each further pass is one
 more block iteration. μ spreads what is left of the trace.
+
+Ω has few entries ±1 in each of its many rows (Cohen, 2016), which makes GΩ cheap and is as
+good as normal numbers there (Martinsson & Tropp, 2020, section 9.2).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
@@ -32,6 +36,9 @@ MOST = 4096
 
 TOGETHER = 1 << 24
 """Numbers of the rows multiplied at once, so that the large sum is not walked through for each small batch."""
+
+SIGNS = 8
+"""Entries in a row of the random block."""
 
 UNDER = 4
 """What is left out has to lie this many times under the damping."""
@@ -95,7 +102,7 @@ class LowRank:
         self._trace, self._count = 0.0, 0
         self._product = torch.empty(0)
         self._waiting: list[Tensor] = []
-        self._widen(torch.empty(setting.objective.size, 0))
+        self._block = self._random()
 
     def begin_pass(self, number: int) -> None:
         self.labels.begin_pass()
@@ -113,7 +120,7 @@ class LowRank:
             self._widen(found.vectors)
         elif number:
             self._block = _orthonormal(self._product)
-        self._product = torch.zeros_like(self._block)
+        self._product = torch.zeros(self._block.shape, dtype=self._block.dtype, device=self._block.device)
         self._trace, self._count = 0.0, 0
 
     def update(self, batch: GradientBatch) -> None:
@@ -130,7 +137,7 @@ class LowRank:
     def _add(self, batch: GradientBatch, slopes: Float[Tensor, "batch row output"]) -> None:
         rows = batch.pull_back(slopes).flatten(0, 1)
         batch.check(rows, "The gradient")
-        self._trace += float(torch.linalg.vector_norm(rows, dtype=torch.float64)) ** 2
+        self._trace += float(torch.linalg.vector_norm(rows, dim=1).double().square().sum())
         self._waiting.append(rows)
         if sum(rows.numel() for rows in self._waiting) >= TOGETHER:
             self._flush()
@@ -139,7 +146,7 @@ class LowRank:
         if self._waiting:
             rows = torch.cat(self._waiting)
             self._waiting.clear()
-            self._product.addmm_(rows.T, rows @ self._block)
+            self._product.addmm_(rows.T, _times(rows, self._block))
 
     def rotation(self) -> Rotation | None:
         return self._rotation
@@ -190,21 +197,43 @@ class LowRank:
             return self._kept
         return max(self._kept, min(2 * self._kept, self._allowed(MOST)))
 
-    def _widen(self, known: Float[Tensor, "param some"]) -> None:
-        """A block to multiply with: what is known already, and random directions."""
+    @property
+    def _width(self) -> int:
+        """Vectors to multiply with: the last pairs converge last."""
+        return min(self._setting.objective.size, self._kept + max(8, self._kept // 8))
+
+    def _random(self) -> Float[Tensor, "param width"]:
+        """Ω, with columns of length 1 and nearly at right angles: sparse where there are few of them."""
+        size, width = self._setting.objective.size, self._width
+        if width < SIGNS or 4 * width > size:
+            return _orthonormal(self._normal(size, width))
+        strata = torch.arange(SIGNS + 1) * width // SIGNS  # each has one entry in a row
+        places = torch.rand((SIGNS, size), generator=self._generator) * strata.diff()[:, None]
+        columns = (strata[:-1, None] + places.long()).minimum(strata[1:, None] - 1)
+        positive = torch.rand((SIGNS, size), generator=self._generator) < 0.5
+        entry = math.sqrt(width / (SIGNS * size))
+        indices = torch.stack([torch.arange(size).repeat(SIGNS), columns.flatten()])
+        values = torch.where(positive.flatten(), entry, -entry)
         objective = self._setting.objective
-        width = min(objective.size, self._kept + max(8, self._kept // 8))  # the last pairs converge last
-        shape = (objective.size, width - known.shape[1])
-        fresh = torch.randn(shape, generator=self._generator, dtype=torch.float32)
-        parts = [part.to(objective.device, objective.dtype) for part in (known, fresh)]
-        self._block = _orthonormal(torch.cat(parts, dim=1))
+        block = torch.sparse_coo_tensor(indices, values, (size, width), check_invariants=True)
+        return block.to(objective.device, objective.dtype).coalesce()
+
+    def _widen(self, known: Float[Tensor, "param some"]) -> None:
+        """What is known already, and random directions."""
+        fresh = self._normal(len(known), self._width - known.shape[1])
+        self._block = _orthonormal(torch.cat([known, fresh], dim=1))
+
+    def _normal(self, size: int, width: int) -> Float[Tensor, "param width"]:
+        objective = self._setting.objective
+        found = torch.randn((size, width), generator=self._generator, dtype=torch.float32)
+        return found.to(objective.device, objective.dtype)
 
     def _decompose(self) -> Columns:
         """Eigenpairs of the Nyström approximation, in float64."""
         dtype = self._block.dtype
         block, product = self._block.double(), self._product.double().div_(self._count)
         del self._block, self._product
-        core = block.T @ product
+        core = _times(product.T, block).T
         values, vectors = eigh((core + core.T) / 2)
         # The sums are right to about eps of the largest eigenvalue; what is below is noise.
         noise = 10 * torch.finfo(dtype).eps * float(values.abs().max())
@@ -246,6 +275,15 @@ def affordable_rank(size: int, count: int, itemsize: int, memory: int, most: int
     # Four blocks [size, rank·9/8], two of them in float64, and the coordinates.
     each = size * (2 * itemsize + 16) * 9 // 8 + count * itemsize
     return max(1, min(most, memory // each))
+
+
+def _times(
+    rows: Float[Tensor, "row param"], block: Float[Tensor, "param width"]
+) -> Float[Tensor, "row width"]:
+    if not block.is_sparse:
+        return rows @ block
+    found: Tensor = torch.sparse.mm(block.T, rows.T.contiguous()).T
+    return found
 
 
 def _orthonormal(block: Float[Tensor, "param width"]) -> Float[Tensor, "param width"]:
