@@ -25,7 +25,7 @@ from relatif_widgets.curvature import (
     as_curvature,
     dense,
 )
-from relatif_widgets.curvature.base import Columns, eigh
+from relatif_widgets.curvature.base import Columns, Setting, eigh
 from relatif_widgets.curvature.labels import Labels
 from relatif_widgets.gradients import GradientBatch
 from relatif_widgets.objective import make_objective
@@ -281,6 +281,39 @@ def test_low_rank_is_the_fishers_leading_eigenpairs_and_spreads_the_rest(rank: i
     right = right + tail * (torch.eye(43, dtype=torch.float64) - top @ top.T)
     torch.testing.assert_close(matrix(explainer), right, rtol=1e-6, atol=1e-8)
     assert explainer._ready().index.basis.mean_eigenvalue == pytest.approx(float(torch.trace(fisher)) / 43)
+
+
+def test_one_pass_with_random_signs_finds_all_that_there_is() -> None:
+    """6 examples of 3 classes span 12 directions; one iteration with 20 vectors has them to the last digit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 10), nn.Tanh(), nn.Linear(10, 3)).double()
+    x, y = torch.randn(6, 20, dtype=torch.float64), torch.arange(6) % 3
+    curvature = LowRank(12, "exact")
+    explainer = Explainer(model, (x, y), curvature=curvature, batch_size=4)
+    explainer.fit(progress=False)
+    torch.testing.assert_close(matrix(explainer), oracles.softmax_fisher(model, x), rtol=1e-9, atol=1e-12)
+    assert "hold 100.0% of the trace" in explainer.report()
+    assert len(explainer._ready().index.basis.eigenvalues) == 12  # type: ignore[arg-type]
+
+
+def test_random_signs_are_few_in_every_row_and_nearly_at_right_angles() -> None:
+    model = nn.Linear(400, 5)
+    curvature = LowRank(60)
+    task = Explainer(model, (torch.randn(9, 400), torch.arange(9) % 5), curvature=curvature)._task
+    with task.evaluating():
+        curvature.begin(
+            Setting(task.objective, task.plan, 9, 0.1, 1 << 30, lambda rows: next(task.some(rows, 9)))
+        )
+    block = curvature._block
+    assert block.is_sparse
+    dense = block.to_dense()
+    assert dense.shape == (2005, 68)
+    assert (dense != 0).sum(1).unique().tolist() == [8]
+    assert dense.abs()[dense != 0].unique().numel() == 1
+    assert abs(float(dense.sum() / dense.abs().sum())) < 0.02
+    assert float(dense.square().sum(0).mean()) == pytest.approx(1)
+    spectrum = torch.linalg.eigvalsh(dense.T @ dense)
+    assert 0.5 < float(spectrum.min()) < float(spectrum.max()) < 1.7
 
 
 def test_low_rank_scores_are_those_of_its_matrix_by_every_road() -> None:
