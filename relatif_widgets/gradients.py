@@ -6,7 +6,7 @@ row-major, concatenated. Every row in this package follows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
@@ -203,6 +203,25 @@ class GradientBatch:
             self.check_gradient(rest)
             yield rest
 
+    def dots(self, vectors: Sequence[Float[Tensor, "vector _"]]) -> Float[Tensor, "vector batch"]:
+        """v · g_i for vectors in the parts of `Plan.split`; of a few, without forming the layers' gradients.
+
+        Raises:
+            ModelError: A gradient is NaN or infinite (with the example's index).
+        """
+        if len(vectors[0]) > DOTS_LIMIT:
+            return part_products(vectors, self.parts())
+        delta = self.loss_slopes
+        total = delta.new_zeros(len(vectors[0]), len(delta))
+        for layer, own in zip(self.plan.layers, vectors, strict=False):
+            matrices = own.reshape(len(own), layer.groups, layer.out, layer.into)
+            for pair in self.pairs(layer, delta):
+                total += pair.dots(matrices)
+        if self.plan.rest(self.objective):
+            total += vectors[-1] @ self.pull_back_rest(delta[:, None])[:, 0].T
+        self.check(total.T, "The gradient")
+        return total
+
     def products(
         self, vectors: Float[Tensor, "vector param"], *, forward: bool | None = None
     ) -> Float[Tensor, "batch vector"]:
@@ -218,7 +237,7 @@ class GradientBatch:
                 values = torch.stack(columns, 1)
                 self.check(values, "The gradient")
                 return values
-        return part_products(self.plan.split(self.objective, vectors), self.parts()).T
+        return self.dots(self.plan.split(self.objective, vectors)).T
 
     @cached_property
     def _outputs_and_jacobian(
@@ -279,6 +298,9 @@ class GradientBatch:
                 "finite. Look for an overflow in the model or a loss that is infinite there."
             )
 
+
+DOTS_LIMIT = 2
+"""Vectors up to which their products with inputs at every position cost less than gradients."""
 
 FORWARD_LIMIT = 2
 """Vectors up to which a forward-mode pass each is cheaper than per-example gradients for all."""

@@ -30,7 +30,10 @@ MANY = 64
 """Columns from which rows of float32 are rounded to multiply them faster."""
 
 _STEP = 1 << 24
-"""Numbers of the rows, or scores, at once."""
+"""Numbers that are made at once: rows in another precision, or scores."""
+
+_READ = 1 << 27
+"""Numbers of the rows that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,7 @@ class Index:
         Args:
             queries: Rotated query gradients, complete.
             dampings: The stops.
-            step: Training rows per part; by default parts of about 64 MB.
+            step: Training rows per part; by default what is made of one takes about 64 MB.
             dtype: In which to multiply: None for the model's precision, or what `quickest` says
                 where scores are only for a shortlist. It rounds rows, queries and scores.
 
@@ -260,7 +263,8 @@ class Index:
         weights = self._stored_basis.part_weights(self._stops(dampings), queries.sizes, self.dtype)
         if step is None:
             columns = len(queries) * len(dampings)
-            step = max(1, _STEP // max(columns, rotated.numbers(self.rows, columns)))
+            made = max(columns, rotated.numbers(self.rows, columns, dtype or self.dtype))
+            step = max(1, min(_STEP // made, _READ // sum(queries.sizes)))
         ready = rotated.preconditioned(queries, weights, dtype or self.dtype)
         for start in range(0, self.count, step):
             part = slice(start, min(start + step, self.count))

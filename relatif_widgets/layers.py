@@ -23,6 +23,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from . import patches
 from .errors import ModelError
 from .objective import Objective
+from .products import exact_convolutions
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -131,6 +132,17 @@ class Seen:
             found = torch.cat([found, found.new_ones(*found.shape[:3], 1)], 3)
         return _by_example(found.mT, self._batch)
 
+    def applied(
+        self, matrices: Float[Tensor, "vector group out into"]
+    ) -> Float[Tensor, "batch group vector out position"]:
+        """M a for some matrices M, at every position of every example."""
+        value, ones = self._value, self._layer.bias_at is not None
+        if isinstance(self._module, CONVOLUTIONS) and exact_convolutions(value.device):
+            found = patches.applied(self._module, value, matrices, ones=ones)
+            joined = _by_example(found.flatten(2, 3), self._batch)
+            return joined.reshape(*joined.shape[:2], *found.shape[2:4], -1)
+        return torch.einsum("vgoi,bgit->bgvot", matrices, self.inputs)
+
     def moment(self) -> Float[Tensor, "group into into"]:
         """Σ a aᵀ over examples and positions."""
         module = self._module
@@ -178,6 +190,10 @@ class Pair:
     def slope_moment(self) -> Float[Tensor, "group out out"]:
         """Σ δ δᵀ over examples and positions."""
         return _second_moment(self.slopes)
+
+    def dots(self, matrices: Float[Tensor, "vector group out into"]) -> Float[Tensor, "vector batch"]:
+        """The products of the gradient with some matrices, without forming it."""
+        return (self.seen.applied(matrices) * self.slopes[:, :, None]).sum((1, 3, 4)).T
 
     def gradient(self) -> Float[Tensor, "batch group out into"]:
         """Σ_t δ_t a_tᵀ."""

@@ -111,7 +111,7 @@ class Neighbors:
     @cached_property
     def _squares(self) -> Float[Tensor, "train"]:
         """‖x_i‖²."""
-        return torch.cat([part.double().square().sum(1) for part in self._parts()]).to(self.inputs.dtype)
+        return scores.squared_lengths(self.inputs).to(self.inputs.dtype)
 
 
 def find_features(objective: Objective, inputs: Any) -> Features:

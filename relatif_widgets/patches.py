@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .products import exact_convolutions
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 _TERMS = 1 << 15
@@ -51,6 +53,24 @@ def unfold(
     return found
 
 
+def applied(
+    module: Convolution,
+    value: Tensor,
+    matrices: Float[Tensor, "vector group out column"],
+    *,
+    ones: bool = False,
+) -> Float[Tensor, "row group vector out position"]:
+    """M a of every patch a and every matrix M: the convolution with other weights; `ones` as in `unfold`."""
+    vectors, groups, out, _ = matrices.shape
+    weights = matrices.transpose(0, 1)  # channels come group by group
+    kernels = weights[..., : weights.shape[3] - ones].reshape(
+        groups * vectors * out, *module.weight.shape[1:]
+    )
+    bias = weights[..., -1].reshape(-1) if ones else None
+    found: Tensor = module._conv_forward(value, kernels, bias)
+    return found.reshape(len(found), groups, vectors, out, -1)
+
+
 def by_correlation(module: Convolution, value: Tensor) -> bool:
     """Whether `second_moment` may be asked, and is less work than a product of all patches."""
     padding = _padding(module)
@@ -61,8 +81,8 @@ def by_correlation(module: Convolution, value: Tensor) -> bool:
         and {*module.stride, *module.dilation} == {1}
         and all(before == after for before, after in padding)
     )
-    if not plain or value.device.type != "cpu" or min(value.shape[2:]) < _SMALL:
-        return False  # elsewhere a convolution may be rounded to fewer digits
+    if not plain or not exact_convolutions(value.device) or min(value.shape[2:]) < _SMALL:
+        return False
     (height, width), (tall, wide) = value.shape[2:], module.kernel_size
     (above, _), (left, _) = padding
     work = (2 * tall - 1) * (2 * wide - 1) * height * width

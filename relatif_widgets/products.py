@@ -47,22 +47,29 @@ def product(
     wide = count > _FEW and _LANES * count > len(rows)
     if count == 1 or small or short or wide or not _by_onednn(rows, vectors):
         return rows @ vectors.T
-    if count > _LANES and count % _LANES:
+    if _LANES < count <= _FEW and count % _LANES:
         vectors = functional.pad(vectors, (0, 0, 0, -count % _LANES))
     picture = rows[None, :, None].permute(0, 3, 1, 2)  # one picture, a row a pixel, its numbers the channels
     found = functional.conv2d(picture, vectors[:, :, None, None])
     return found[0, :count, :, 0].T
 
 
+def exact_convolutions(device: torch.device) -> bool:
+    """Whether convolutions of float32 are computed in float32 there; elsewhere they may be rounded to fewer digits."""
+    mkldnn: Any = torch.backends.mkldnn  # without types
+    precision = getattr(getattr(mkldnn, "conv", None), "fp32_precision", "none")
+    return device.type == "cpu" and precision in ("none", "ieee")
+
+
 def _by_onednn(rows: Tensor, vectors: Tensor) -> bool:
     mkl: Any = torch.backends.mkl  # without types, as the next
     mkldnn: Any = torch.backends.mkldnn
-    exact = getattr(getattr(mkldnn, "conv", None), "fp32_precision", "none") in ("none", "ieee")
     return (
-        rows.device.type == vectors.device.type == "cpu"
+        exact_convolutions(rows.device)
+        and vectors.device.type == "cpu"
         and rows.dtype == vectors.dtype == torch.float32
         and rows.is_contiguous()
         and bool(mkl.is_available())  # elsewhere torch has another library, quick at other shapes
-        and bool(exact and mkldnn.is_available() and mkldnn.enabled)
+        and bool(mkldnn.is_available() and mkldnn.enabled)
         and not (rows.requires_grad or vectors.requires_grad)
     )

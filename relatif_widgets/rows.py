@@ -238,12 +238,15 @@ def preconditioned(
     return ready
 
 
-def numbers(rows: Rows, columns: int) -> int:
-    """Numbers that `products` of one row with so many columns takes, for a single part at the most."""
-    return max(
-        columns * part.left.shape[1] if isinstance(part, Outer) and columns < part.right.shape[1] else size
-        for part, size in zip(rows.parts, rows.sizes, strict=True)
-    )
+def numbers(rows: Rows, columns: int, dtype: torch.dtype) -> int:
+    """Numbers that `products` of one row with so many columns in `dtype` makes, for a single part at the most."""
+
+    def of(part: Part, size: int) -> int:
+        if isinstance(part, Outer):
+            return columns * part.left.shape[1] if columns < part.right.shape[1] else size
+        return 0 if part.dtype == dtype else size
+
+    return max(map(of, rows.parts, rows.sizes))
 
 
 def products(
@@ -297,11 +300,7 @@ def influence(
 
 def squares(rows: Rows) -> Float[Tensor, "row"]:
     """‖c‖² in float64."""
-
-    def of(tensor: Tensor) -> Tensor:
-        found: Tensor = torch.linalg.vector_norm(tensor, dim=1, dtype=torch.float64)
-        return found.square()
-
+    of = scores.squared_lengths
     parts = [of(part.left) * of(part.right) if isinstance(part, Outer) else of(part) for part in rows.parts]
     return torch.stack(parts).sum(0)
 

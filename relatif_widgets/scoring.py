@@ -233,7 +233,7 @@ class Scorer:
             norms = self._own_norms(rows, dampings)
             done = 0
             for batch in self.task.some(rows.tolist(), self.chunk):
-                products.append(rotated.part_products(vectors, made(batch)))
+                products.append(_dots(vectors, made, batch))
                 place = slice(done, done + len(batch.targets))
                 if norms is not None:
                     norms.add(place, batch)
@@ -311,11 +311,20 @@ class Scorer:
         with self.task.evaluating():
             for batch in self.task.batches(self.task.source, self.chunk):
                 place = slice(batch.first, batch.first + len(batch.targets))
-                yield place, rotated.part_products(vectors, made(batch))
+                yield place, _dots(vectors, made, batch)
 
     def _parts_pay(self, vectors: int) -> bool:
         """Whether gradients, which of some models come a few at a time, cost less than forward mode for each vector."""
         return vectors > FORWARD_LIMIT and self.chunk >= FEW
+
+
+def _dots(
+    vectors: list[Float[Tensor, "vector _"]], made: Parts, batch: GradientBatch
+) -> Float[Tensor, "vector batch"]:
+    """v·g_i, where `made` makes the parts of g_i that go with the vectors'."""
+    if made is GradientBatch.parts:
+        return batch.dots(vectors)
+    return rotated.part_products(vectors, made(batch))
 
 
 def normalize(

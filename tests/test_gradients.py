@@ -101,6 +101,17 @@ def test_products_with_vectors_equal_those_of_the_gradients(case: Case, count: i
     torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3], ids=["one", "two", "by gradients"])
+def test_dots_with_vectors_layer_by_layer_equal_those_of_the_gradients(case: Case, count: int) -> None:
+    x = case.inputs()
+    objective, plan = planned(case.model(), x)
+    generator = torch.Generator().manual_seed(2)
+    vectors = torch.randn(count, objective.size, generator=generator, dtype=torch.float64)
+    found = GradientBatch(objective, x, LABELS, plan=plan).dots(plan.split(objective, vectors))
+    right = vectors @ GradientBatch(objective, x, LABELS, plan=plan).gradients.T
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+
+
 def test_the_hessian_equals_double_backward(case: Case) -> None:
     if case.make is NETWORKS["data-dependent"].make:
         pytest.skip("its batch takes one branch")

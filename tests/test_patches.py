@@ -46,6 +46,17 @@ def test_a_convolution_multiplies_patches(name: str) -> None:
     torch.testing.assert_close((weight @ found).reshape(right.shape), right, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("name", [*PLAIN, *OTHERS])
+def test_other_weights_applied_to_patches(name: str) -> None:
+    module, size = {**PLAIN, **OTHERS}[name]
+    value, ones = inputs(module.double(), size), module.bias is not None
+    seen = patches.unfold(module, value, ones=ones)
+    matrices = torch.randn(3, module.groups, module.out_channels // module.groups, seen.shape[2]).double()
+    right = torch.einsum("vgoi,rgit->rgvot", matrices, seen)
+    torch.testing.assert_close(patches.applied(module, value, matrices, ones=ones), right)
+
+
 @pytest.mark.parametrize("ones", [False, True])
 @pytest.mark.parametrize("name", PLAIN)
 def test_second_moments_by_correlation(name: str, ones: bool) -> None:

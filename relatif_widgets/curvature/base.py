@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .. import scores
 from ..errors import ModelError
 from ..gradients import GradientBatch, Plan
 from ..objective import Objective
@@ -177,9 +178,7 @@ class Columns(Rotation):
     def rotate(self, gradients: Float[Tensor, "batch param"]) -> Rows:
         squares = None
         if not self.complete:
-            few = torch.split(gradients, 64)  # which stay in a cache
-            norms = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in few]
-            squares = torch.cat(norms).square()
+            squares = scores.squared_lengths(gradients)
         return Rows((gradients @ self.vectors,), squares)
 
     def back(self, rows: Rows) -> Float[Tensor, "batch param"]:
