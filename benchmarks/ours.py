@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from shared import DAMPING, OTHER_DAMPING, Given, epoch_seconds, load, product_rate, seconds, tell
+from shared import DAMPING, OTHER_DAMPING, Given, epochs, load, product_rate, seconds, tell
 from torch import nn
 
 from relatif_widgets import Explainer, evaluation
@@ -32,12 +32,13 @@ def measure(given: Given, name: str, many: int) -> dict[str, Any]:
         name: Of a configuration.
         many: Queries of the large batch.
     """
-    epoch = epoch_seconds(given.train)
+    before = epochs(given.train)
     explainer = Explainer(
         given.model, given.train, damping=DAMPING, class_names=[str(label) for label in range(10)],
         **CONFIGURATIONS[name],
     )  # fmt: skip
     fit = seconds(lambda: explainer.fit(progress=False))
+    epoch = median(before + epochs(given.train))
     queries, labels = given.queries
     rows = explainer._ready().index.rows
     assert rows is not None
@@ -116,7 +117,7 @@ def growth(given: Given, many: int) -> dict[str, Any]:
         size = sum(parameter.numel() for parameter in model.parameters())
         _, fit, prepare = explained(model, count // 8)
         found["P"].append((size, fit, prepare))
-    return {"name": "growth", "epoch": epoch_seconds(given.train), "queries": asked, **found}
+    return {"name": "growth", "epoch": median(epochs(given.train)), "queries": asked, **found}
 
 
 def main() -> None:

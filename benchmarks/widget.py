@@ -14,12 +14,13 @@ import contextlib
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 from relatif_widgets import Explainer, ExplanationWidget, RelatifError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from faithfulness import load
-from shared import DAMPING, epoch_seconds
+from shared import DAMPING, epochs
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=5)
     arguments = parser.parse_args()
     model, data, queries, _ = load(arguments.checkpoint)
-    epoch = epoch_seconds(data)
+    epoch = median(epochs(data))
     explainer = Explainer(model, data, curvature=arguments.curvature, damping=DAMPING).fit(progress=False)
     rows = explainer._ready().index.rows
     started = time.perf_counter()

@@ -208,6 +208,8 @@ def _second_moment(
     Example by example where there are many positions, for then nothing is laid out anew.
     """
     batch, groups, size, positions = values.shape
+    if positions >= size and size <= _MANY:
+        return (values @ values.mT).sum(0)
     if positions >= min(_MANY, size):
         return torch.stack(
             [torch.addbmm(values.new_zeros(size, size), one, one.mT, beta=0) for one in values.unbind(1)]
