@@ -79,7 +79,9 @@ class Collected:
         self._losses: list[Tensor] = []
         self._predicted: list[Tensor] = []
         self._probability: list[Tensor] = []
-        self._places: list[Tensor] = []
+        self._space = None if features else shared_inputs(task)
+        self._shared = self._space is not None
+        self._spaceless = False
 
     def add(self, batch: GradientBatch) -> None:
         loss = self._task.objective.loss
@@ -91,16 +93,18 @@ class Collected:
             self._predicted.append(probabilities.argmax(1))
             self._probability.append(probabilities.gather(1, classes)[:, 0])
         if self._features is not None:
-            self._places.append(self._features.of(batch.inputs))
+            self._place(batch.first, self._features.of(batch.inputs))
         elif isinstance(batch.inputs, Tensor):
-            self._places.append(flatten_inputs(batch.inputs))
+            if not self._shared:
+                self._place(batch.first, flatten_inputs(batch.inputs))
+        else:
+            self._spaceless = True
 
     def fitted(self, index: Index, fingerprint: str, seconds: float) -> Fitted:
-        places = self._places
-        in_one_space = places and len({place.shape[1] for place in places}) == 1
+        space = None if self._spaceless else self._space
         return Fitted(
             index=index,
-            neighbors=Neighbors(torch.cat(places), self._features) if in_one_space else None,
+            neighbors=None if space is None else Neighbors(space, self._features),
             targets=torch.cat(self._targets),
             losses=torch.cat(self._losses),
             predicted=torch.cat(self._predicted) if self._predicted else None,
@@ -108,6 +112,26 @@ class Collected:
             data_fingerprint=fingerprint,
             seconds=seconds,
         )
+
+    def _place(self, first: int, places: Float[Tensor, "batch feature"]) -> None:
+        if self._space is None:
+            self._space = places.new_empty(self._task.source.length, places.shape[1])
+        if self._space.shape[1] == places.shape[1]:
+            self._space[first : first + len(places)] = places
+        else:  # padded to different lengths: there is no distance between them
+            self._spaceless = True
+
+
+def shared_inputs(task: Task) -> Float[Tensor, "train feature"] | None:
+    """The training inputs as rows where they lie, if they lie in memory as the model takes them."""
+    whole = task.source.in_memory()
+    inputs = None if whole is None else whole[0]
+    objective = task.objective
+    if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not inputs.is_contiguous():
+        return None
+    if inputs.dtype != objective.dtype or inputs.device != objective.device:
+        return None
+    return inputs.detach().flatten(1)
 
 
 class Store:
@@ -359,7 +383,8 @@ def _beside_rows(
     task: Task, curvature: Curvature, sizes: Sizes, held: Held, *, last: bool = False
 ) -> dict[str, int]:
     """Bytes that a fit takes for everything but the rows: at its peak, or from the last pass on."""
-    features = torch.Size(task.example).numel() if isinstance(task.example, list) else 0
+    apart = isinstance(task.example, list) and shared_inputs(task) is None
+    features = torch.Size(task.example).numel() if apart else 0
     return {
         "curvature": curvature.working_memory(task.objective.size, task.plan, last=last),
         "inputs for k-NN": task.source.length * features * task.objective.dtype.itemsize,

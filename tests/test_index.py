@@ -81,8 +81,8 @@ def test_a_truncated_index_names_the_same_examples_and_vouches_only_for_the_righ
 
 @pytest.mark.parametrize(
     "options",
-    [{"storage": "bfloat16"}, {"curvature": LowRank(12)}, {"memory_limit": "1MB"}],
-    ids=["bfloat16", "low rank", "1MB"],
+    [{"storage": "bfloat16"}, {"curvature": LowRank(12)}, {"memory_limit": "650kB"}],
+    ids=["bfloat16", "low rank", "650kB"],
 )
 def test_influence_between_the_stops_needs_no_normalizers_there(options: dict[str, Any]) -> None:
     """Those of the stop below bound it as well."""
@@ -161,18 +161,17 @@ def test_vectors_and_gradients_meet_in_either_basis(name: str) -> None:
 
 def test_a_memory_limit_keeps_the_coordinates_with_the_most_energy() -> None:
     x, y = images(1200)
-    explainer = Explainer(convnet(), (x, y), curvature="ekfac", damping=0.1, memory_limit="1MB").fit(
+    explainer = Explainer(convnet(), (x, y), curvature="ekfac", damping=0.1, memory_limit="650kB").fit(
         progress=False
     )
     index = explainer._ready().index
     assert index.rows is not None
     assert index.kept is not None
-    # What is left beside the inputs for k-NN, one batch and the curvature.
+    # What is left beside one batch and the curvature.
     rest = sum(
         _beside_rows(explainer._task, explainer._curvature, explainer._sizes, "part", last=True).values()
     ) + weights_bytes(len(explainer.dampings), explainer.parameter_count, torch.float64)
-    assert rest > 1200 * 36 * 8
-    assert 1_000_000 - rest - 1200 * 8 < index.rows.nbytes <= 1_000_000 - rest
+    assert 650_000 - rest - 1200 * 8 < index.rows.nbytes <= 650_000 - rest
     values, kept = index.basis.eigenvalues, index.kept
     # The Linear's outer products: 5 + 10 numbers for 50 coordinates.
     assert kept.columns[2] is None
@@ -190,6 +189,26 @@ def test_a_memory_limit_keeps_the_coordinates_with_the_most_energy() -> None:
     shown = explainer.explain(x[0]).provenance.curvature_detail
     assert f"; ranked by {len(stored) + 50} of 107 coordinates, the best scored exactly" in shown
     assert "5 100%); the best of a ranking are scored afresh" in explainer.report()
+
+
+def test_inputs_for_nearest_are_those_of_the_training_set_where_they_lie_in_memory() -> None:
+    x, y = images(30)
+    shared = Explainer(convnet(), (x, y), curvature="identity").fit(progress=False)
+    copied = Explainer(convnet(), (x.float(), y), curvature="identity").fit(progress=False)
+    listed = Explainer(convnet(), [*zip(x, y, strict=True)], curvature="identity").fit(progress=False)
+    spaces = []
+    for explainer, bytes_ in ((shared, 0), (copied, 30 * 36 * 8), (listed, 30 * 36 * 8)):
+        beside = _beside_rows(explainer._task, explainer._curvature, explainer._sizes, "row")
+        assert beside["inputs for k-NN"] == bytes_
+        neighbors = explainer._ready().neighbors
+        assert neighbors is not None
+        spaces.append(neighbors.inputs)
+    assert spaces[0].data_ptr() == x.data_ptr()
+    assert spaces[1].dtype == torch.float64
+    torch.testing.assert_close(spaces[1], x.float().double().flatten(1), rtol=0, atol=0)
+    torch.testing.assert_close(spaces[2], x.flatten(1), rtol=0, atol=0)
+    best = [one.top_k(x[:4], k=3, method="nearest").indices.tolist() for one in (shared, copied, listed)]
+    assert best[0] == best[1] == best[2]
 
 
 def test_outer_products_are_kept_where_their_factors_tell_more() -> None:
