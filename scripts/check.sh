@@ -23,6 +23,8 @@ stripped() {
 
 check "format" ruff format --check .
 check "lint" ruff check .
+# Of the package mypy says it; the lint leaves it out, since jaxtyping's axes look like names that are missing.
+check "names" ruff check --isolated --quiet --select F821 benchmarks scripts binder notebooks
 check "types" mypy
 check "arrows" lint-imports --no-logo
 check "front end" npm --prefix js run --silent check

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import scores
 from ..data import map_tensors
 from ..errors import ChoiceError
 from ..gradients import GradientBatch, Plan
@@ -137,7 +138,7 @@ class LowRank:
     def _add(self, batch: GradientBatch, slopes: Float[Tensor, "batch row output"]) -> None:
         rows = batch.pull_back(slopes).flatten(0, 1)
         batch.check(rows, "The gradient")
-        self._trace += float(torch.linalg.vector_norm(rows, dim=1).double().square().sum())
+        self._trace += float(scores.squared_lengths(rows).sum())
         self._waiting.append(rows)
         if sum(rows.numel() for rows in self._waiting) >= TOGETHER:
             self._flush()
