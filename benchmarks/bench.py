@@ -127,7 +127,7 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         "Written by `make bench`; do not edit. The paper's ConvNet on CIFAR-10: 24,234 parameters, all of them "
         "scored, 50,000 training pictures, damping 0.1, the predicted label. Every line ran in a process of its "
         "own, one after the other on one machine. The unit is **one plain training epoch** over the same "
-        "data at batch 256, measured in the same process before and after; seconds stand in brackets.",
+        "data at batch 256, measured in the same process; seconds stand in brackets.",
         "",
     ]
     if quick:
