@@ -157,7 +157,7 @@ class GradientBatch:
 
     def some(self, rows: Int[Tensor, "some"]) -> GradientBatch:
         """Some of the examples as a batch of their own."""
-        inputs = map_tensors(lambda x: x[rows], self.inputs)
+        inputs = map_tensors(itemgetter(rows), self.inputs)
         return GradientBatch(self.objective, inputs, self.targets[rows], self.first, self.plan)
 
     def pairs(self, layer: Layer, delta: Float[Tensor, "batch output"]) -> list[Pair]:

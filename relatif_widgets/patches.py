@@ -71,12 +71,11 @@ def applied(
     return found.reshape(len(found), groups, vectors, out, -1)
 
 
-def by_correlation(module: Convolution, value: Tensor) -> bool:
+def by_correlation(module: nn.Conv2d, value: Tensor) -> bool:
     """Whether `second_moment` may be asked, and is less work than a product of all patches."""
     padding = _padding(module)
     plain = (
-        isinstance(module, nn.Conv2d)
-        and module.groups == 1
+        module.groups == 1
         and module.padding_mode == "zeros"
         and {*module.stride, *module.dilation} == {1}
         and all(before == after for before, after in padding)

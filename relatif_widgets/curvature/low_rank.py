@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -23,7 +22,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import scores
-from ..data import map_tensors
 from ..errors import ChoiceError
 from ..gradients import GradientBatch, Plan
 from .base import Columns, Eigenbasis, Held, Rotation, Setting, eigh
@@ -266,9 +264,7 @@ def _leading(
     example, axis = chosen // lengths.shape[1], chosen % lengths.shape[1]
     rows = (lengths[:, :, None] * axes)[example, axis][:, None]
     for place, part in zip(example.split(len(slopes)), rows.split(len(slopes)), strict=True):
-        inputs = map_tensors(itemgetter(place), batch.inputs)
-        again = GradientBatch(batch.objective, inputs, batch.targets[place], batch.first, batch.plan)
-        yield _Part(again, part)
+        yield _Part(batch.some(place), part)
 
 
 def affordable_rank(size: int, count: int, itemsize: int, memory: int, most: int = RANK) -> int:
