@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -210,6 +211,16 @@ def test_a_tutorial_that_hangs_is_ended_with_its_kernel(tmp_path: Path) -> None:
     )
     with pytest.raises(AssertionError, match="still running after 20 s"):
         run(path, timeout=20)
-    with contextlib.suppress(psutil.NoSuchProcess):
-        kernel = psutil.Process(int((tmp_path / "pid").read_text()))
-        assert kernel.status() == psutil.STATUS_ZOMBIE  # ended, and its parent too, which would have asked
+    assert ends(int((tmp_path / "pid").read_text()))
+
+
+def ends(pid: int, *, seconds: float = 30) -> bool:
+    """Whether a process that was killed is gone in time, or waits only for a parent that would ask for it."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.05)  # a signal is sent, and arrives later on a busy machine
+                continue
+        return True
+    return False
