@@ -42,6 +42,10 @@ _COPIES = 4
 
 _FEW = 16
 """Examples of a large model that are worth more than that, where the memory holds them."""
+
+_TURNED = 4096
+"""Rows that are rotated at once where they lie."""
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -277,9 +281,9 @@ def _turned(rows: Rows, rotation: Rotation, storage: torch.dtype | None, folder:
     assert isinstance(whole, Tensor)
     room = rows if storage in (None, whole.dtype) else rows[:1].to(storage).room(len(rows), folder)
     assert isinstance(rotation, Columns)
-    rotate = rotation.of_used(torch.stack([part.any(dim=0) for part in torch.split(whole, 1024)]).any(dim=0))
-    for start in range(0, len(rows), 1024):
-        part = slice(start, start + 1024)
+    rotate = rotation.of_used(torch.split(whole, _TURNED))
+    for start in range(0, len(rows), _TURNED):
+        part = slice(start, start + _TURNED)
         room.put(part, _stored(Rows((rotate(whole[part]),)), storage))
     return room
 

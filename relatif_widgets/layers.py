@@ -92,6 +92,13 @@ class Layer:
         bias = rows[..., self.biases].reshape(*lead, self.groups, self.out, 1)
         return torch.cat([weight, bias], dim=-1)
 
+    def by_output(self, rows: Float[Tensor, "batch param"]) -> list[Float[Tensor, "batch out _"]]:
+        """Its weight and its bias in some rows, where they lie, output by output of every group."""
+        found = [rows[:, self.weights].view(len(rows), self.groups * self.out, self.columns)]
+        if self.bias_at is not None:
+            found.append(rows[:, self.biases].view(len(rows), self.groups * self.out, 1))
+        return found
+
     def scatter(
         self, matrices: Float[Tensor, "*batch group out into"], rows: Float[Tensor, "*batch param"]
     ) -> None:

@@ -62,6 +62,8 @@ def test_the_fisher_of_a_single_layer_pair_by_pair_of_outputs(
 ) -> None:
     torch.manual_seed(0)
     x = torch.randn(30, 4, dtype=torch.float64)
+    x[:20, 1] = 0  # comes into use late
+    x[:, 3] = 0  # never
     losses = {
         "plain": (nn.CrossEntropyLoss(), torch.arange(30) % 3),
         "weighted": (
@@ -81,6 +83,7 @@ def test_the_fisher_of_a_single_layer_pair_by_pair_of_outputs(
         parameters = "2" if place == "last layer" else ["0.bias", "0.weight"]
     model = model.double()
     monkeypatch.setattr(dense._OuterSum, "WAITING", 16)
+    monkeypatch.setattr(dense._OuterSum, "PANEL", 2)
     options = {"loss": chosen, "parameters": parameters, "curvature": "fisher", "batch_size": 7}
     zero_rows: list[int] = []
     plain_eigh = dense.eigh
@@ -90,7 +93,9 @@ def test_the_fisher_of_a_single_layer_pair_by_pair_of_outputs(
     by_pairs = matrix(Explainer(model, (x, y), **options).fit(progress=False))
     balanced = loss in ("plain", "weighted") and place != "inner layer"
     into = {"all of a linear model": 5, "without bias": 4, "last layer": 6, "inner layer": 5}[place]
-    assert zero_rows == [into if balanced else 0]  # a softmax does not see all outputs move together
+    out, idle = 5 if place == "inner layer" else 3, 0 if place == "last layer" else 1
+    # A softmax does not see all outputs move together, and no output sees an input that is always zero.
+    assert zero_rows == [out * into - (out - balanced) * (into - idle)]
     flushes: list[object] = []
     monkeypatch.setattr(dense, "_only_layer", flushes.append)
     by_rows = matrix(Explainer(model, (x, y), **options).fit(progress=False))
@@ -688,8 +693,8 @@ def test_what_no_gradient_has_costs_nothing_to_rotate() -> None:
     gradients = torch.randn(7, 5, dtype=torch.float64)
     gradients[:, 2] = 0
     rotation = Columns(vectors)
-    for used in (gradients.any(0), torch.ones(5, dtype=torch.bool)):
-        torch.testing.assert_close(rotation.of_used(used)(gradients), gradients @ vectors)
+    for blocks in (gradients.split(3), [torch.ones(1, 5)]):
+        torch.testing.assert_close(rotation.of_used(blocks)(gradients), gradients @ vectors)
 
 
 def test_zero_rows_are_left_out_of_the_eigendecomposition() -> None:

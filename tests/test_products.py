@@ -21,6 +21,7 @@ from relatif_widgets.products import product
         (700, 900, 22),  # padded to 32
         (700, 900, 65),  # too many for so few rows
         (5000, 40, 70),  # many rows
+        (4096, 60, 300),  # many of both
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -17,13 +17,14 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import scores
 from ..errors import ModelError
 from ..gradients import GradientBatch, Plan
 from ..objective import Objective
+from ..products import product
 from ..rows import Outer, Part, Rows
 
 Held = Literal["none", "part", "row"]
@@ -175,26 +176,36 @@ class Columns(Rotation):
         self.vectors = vectors
         self.complete = vectors.shape[0] == vectors.shape[1]
 
+    def enter(self, gradients: Float[Tensor, "batch param"]) -> Float[Tensor, "batch param"]:
+        """Gradients in the coordinates that Q's rows have; here a gradient's own."""
+        return gradients
+
+    def leave(self, found: Float[Tensor, "batch param"]) -> Float[Tensor, "batch param"]:
+        """The inverse of `enter`, where nothing was left out."""
+        return found
+
     def rotate(self, gradients: Float[Tensor, "batch param"]) -> Rows:
         squares = None
         if not self.complete:
             squares = scores.squared_lengths(gradients)
-        return Rows((gradients @ self.vectors,), squares)
+        return Rows((product(self.enter(gradients), self.vectors.T),), squares)
 
     def back(self, rows: Rows) -> Float[Tensor, "batch param"]:
-        return rows.dense() @ self.vectors.T
+        return self.leave(product(rows.dense(), self.vectors))
 
-    def of_used(self, used: Bool[Tensor, "param"]) -> Callable[[Tensor], Float[Tensor, "batch dim"]]:
-        """`rotate` of gradients that are zero elsewhere: pixels that are always black cost nothing."""
+    def of_used(self, blocks: Iterable[Tensor]) -> Callable[[Tensor], Float[Tensor, "batch dim"]]:
+        """`rotate` of these gradients: what is zero in all of them, as pixels that are always black, costs nothing."""
+        used = torch.stack([self.enter(block).any(dim=0) for block in blocks]).any(dim=0)
         if bool(used.all()):
-            return lambda gradients: gradients @ self.vectors
+            return lambda gradients: product(self.enter(gradients), self.vectors.T)
         rows = torch.nonzero(used)[:, 0]
         columns = torch.nonzero(self.vectors[rows].any(dim=0))[:, 0]
-        vectors = self.vectors[rows[:, None], columns]
+        vectors = self.vectors[rows[:, None], columns].T.contiguous()
 
         def rotate(gradients: Tensor) -> Tensor:
             found = gradients.new_zeros(len(gradients), self.vectors.shape[1])
-            return found.index_copy_(1, columns, gradients.index_select(1, rows) @ vectors)
+            turned = product(self.enter(gradients).index_select(1, rows), vectors)
+            return found.index_copy_(1, columns, turned)
 
         return rotate
 

@@ -7,6 +7,7 @@ float64, a few times over.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..gradients import GradientBatch, Plan, loss_hessian
 from ..layers import Layer
 from ..objective import Objective
-from .base import Columns, Eigenbasis, OnePass, Setting, eigh
+from .base import Columns, Eigenbasis, OnePass, Rotation, Setting, eigh
 
 
 class Dense(OnePass):
@@ -46,9 +47,12 @@ class Dense(OnePass):
         del self._total
         if self.semidefinite:
             eigenvalues = eigenvalues.clamp(min=0)  # what is below zero is rounding
-        return Eigenbasis(
-            self.detail, Columns(vectors.to(self._objective.dtype)), eigenvalues, size=len(eigenvalues)
-        )
+        rotation = self.rotation_by(vectors.to(self._objective.dtype))
+        return Eigenbasis(self.detail, rotation, eigenvalues, size=len(eigenvalues))
+
+    def rotation_by(self, vectors: Float[Tensor, "param dim"]) -> Rotation:
+        """Qᵀ, for eigenvectors in the coordinates of the sum."""
+        return Columns(vectors)
 
     def decompose(
         self, matrix: Float[Tensor, "param param"]
@@ -81,7 +85,7 @@ class Fisher(Dense):
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
         self._outer: _OuterSum | None = None
-        self._balanced: tuple[Tensor, Tensor] | None = None
+        self._reflected: Layer | None = None
 
     def update(self, batch: GradientBatch) -> None:
         layer = _only_layer(batch)
@@ -89,33 +93,20 @@ class Fisher(Dense):
             super().update(batch)
             return
         if self._outer is None:
-            self._outer = _OuterSum(layer, self._total)
+            self._outer, self._reflected = _OuterSum(layer, self._total), layer
         self._outer.add(batch)
         self._count += len(batch.targets)
 
     def finish(self) -> Eigenbasis:
         if self._outer is not None:
-            self._total, self._balanced = self._outer.finish()
+            self._outer.finish()
             self._outer = None
         return super().finish()
 
-    def decompose(
-        self, matrix: Float[Tensor, "param param"]
-    ) -> tuple[Float[Tensor, "dim"], Float[Tensor, "param dim"]]:
-        if self._balanced is None:
-            return super().decompose(matrix)
-        # H is zero along moving all outputs together: one turn of the outputs, and eigh leaves those rows out.
-        places, turn = self._balanced
-        out = len(turn)
-        blocks = matrix[places[:, None], places].view(out, -1, out, len(places) // out)
-        turned = torch.einsum("op,oiqj,qr->pirj", turn, blocks, turn)
-        turned[0], turned[:, :, 0] = 0, 0
-        matrix.copy_(turned.reshape(matrix.shape))
-        del blocks, turned
-        eigenvalues, vectors = super().decompose(matrix)
-        back = torch.einsum("op,pid->oid", turn, vectors.view(out, -1, len(matrix))).reshape(matrix.shape)
-        vectors[places] = back
-        return eigenvalues, vectors
+    def rotation_by(self, vectors: Float[Tensor, "param dim"]) -> Rotation:
+        if self._reflected is None:
+            return super().rotation_by(vectors)
+        return _ReflectedColumns(vectors, self._reflected)
 
     def batch_sum(self, batch: GradientBatch) -> Float[Tensor, "param param"]:
         factor = batch.objective.loss.curvature_factor(batch.outputs)
@@ -123,21 +114,67 @@ class Fisher(Dense):
         return rows.T @ rows
 
 
+class _ReflectedColumns(Columns):
+    """A rotation by eigenvectors of a matrix whose outputs were reflected; see `_normal`.
+
+    Args:
+        vectors: Those, laid out as rows of P.
+        layer: The only one, whose outputs they are.
+    """
+
+    def __init__(self, vectors: Float[Tensor, "param dim"], layer: Layer) -> None:
+        super().__init__(vectors)
+        self._layer = layer
+
+    def enter(self, gradients: Float[Tensor, "batch param"]) -> Float[Tensor, "batch param"]:
+        found = self._reflected(gradients)
+        first = [part[:, 0] for part in self._layer.by_output(found)]
+        if _negligible(first, found):
+            for part in first:
+                part.zero_()
+        return found
+
+    def leave(self, found: Float[Tensor, "batch param"]) -> Float[Tensor, "batch param"]:
+        return self._reflected(found)
+
+    def _reflected(self, rows: Float[Tensor, "batch param"]) -> Float[Tensor, "batch param"]:
+        found = rows.clone()
+        normal = _normal(self._layer.out, rows)
+        for part in self._layer.by_output(found):
+            # n is all ones but for its first number, up to a factor.
+            along = part.sum(1).mul_(normal[-1]).add_(part[:, 0], alpha=float(normal[0] - normal[-1]))
+            part.addcmul_(normal[:, None], along[:, None], value=-2)
+        return found
+
+
 class _OuterSum:
     """Σ_i Σ_k g_ik g_ikᵀ for rows g_ik = δ_ik ⊗ a_i of one layer that is applied once an example.
 
-    Then the sum is Σ_i S_i ⊗ a_i a_iᵀ with S_i = Σ_k δ_ik δ_ikᵀ, a matrix of out × out: one product
-    for each pair of outputs, where the rows written out would need one for each k.
+    The sum is Σ_i S_i ⊗ a_i a_iᵀ with S_i = Σ_k δ_ik δ_ikᵀ, a matrix of out × out: one product for
+    each pair of outputs, where the rows written out would need one for each k; each is symmetric, and
+    half of it is made. What would be zero is left out: inputs that no example has (pixels that are always
+    black), and, with the outputs reflected so that the first stands for all moving together, that one
+    where slopes sum to zero, as those of a softmax do.
     """
 
-    WAITING = 2048
+    WAITING = 4096
     """Examples that are added at once, so that the sum of P×P is not walked through for each batch."""
+
+    PANEL = 192
+    """Inputs whose products with themselves and the inputs after them are made at once."""
 
     def __init__(self, layer: Layer, total: Float[Tensor, "param param"]) -> None:
         self._layer = layer
-        self._total = total
+        self._whole = total
+        normal = _normal(layer.out, total)
+        self._reflection = torch.eye(layer.out).to(total) - 2 * normal[:, None] * normal
         self._waiting: list[tuple[Tensor, Tensor]] = []
-        self._leaning = self._length = 0.0  # Σ ‖Σ_o δ_ik‖² and Σ ‖δ_ik‖²
+        self._used = torch.empty(
+            0, dtype=torch.int64, device=total.device
+        )  # inputs in the order of their first use
+        self._sum = total.new_zeros(
+            layer.out, layer.into, layer.out, layer.into
+        )  # of the inputs in that order
 
     def add(self, batch: GradientBatch) -> None:
         factor = batch.objective.loss.curvature_factor(batch.outputs)
@@ -148,11 +185,7 @@ class _OuterSum:
                 return  # no prediction of this batch depends on the layer
             inputs, slope = pairs[0].vectors()
             slopes.append(slope)
-        together = torch.stack(slopes, 1)
-        self._dtype = together.dtype
-        self._leaning += float(together.sum(2).double().square().sum())
-        self._length += float(together.double().square().sum())
-        self._waiting.append((inputs, together))
+        self._waiting.append((inputs, torch.stack(slopes, 1)))
         if sum(len(inputs) for inputs, _ in self._waiting) >= self.WAITING:
             self._flush()
 
@@ -162,45 +195,51 @@ class _OuterSum:
         inputs = torch.cat([one for one, _ in self._waiting])  # [row, into]
         slopes = torch.cat([one for _, one in self._waiting])  # [row, factor, out]
         self._waiting.clear()
-        out, into = self._layer.out, self._layer.into
-        blocks = self._total.view(out, into, out, into)
-        for first in range(out):
+        used = inputs.any(dim=0)
+        used[self._used] = False
+        self._used = torch.cat([self._used, torch.nonzero(used)[:, 0]])
+        inputs = inputs[:, self._used]
+        turned = slopes @ self._reflection.to(slopes.dtype)
+        start = 1 if _negligible([turned[:, :, 0]], slopes) else 0
+        for first in range(start, self._layer.out):
             # S_i from the diagonal on; the rest is its mirror image.
-            pairs = torch.einsum("rk,rko->ro", slopes[:, :, first], slopes[:, :, first:])
-            weighted = (pairs[:, :, None] * inputs[:, None, :]).flatten(1)
-            blocks[first, :, first:] += (inputs.T @ weighted).view(into, out - first, into)
+            pairs = torch.einsum("rk,rko->ro", turned[:, :, first], turned[:, :, first:])
+            for panel in range(0, inputs.shape[1], self.PANEL):
+                some = slice(panel, panel + self.PANEL)
+                weighted = pairs[:, :, None] * inputs[:, None, some]
+                found = inputs[:, panel:].T @ weighted.flatten(1)
+                total = self._sum[first, panel : inputs.shape[1], first:, panel : panel + weighted.shape[2]]
+                total += found.view(total.shape)
 
-    def finish(self) -> tuple[Float[Tensor, "param param"], tuple[Tensor, Tensor] | None]:
-        """The sum; and where every δ_ik sums to zero, as those of a softmax do, what turns that into zero rows.
-
-        Returns:
-            The sum. Or None, or the places of the layer's matrix [out · into] in a row of P, and an
-            orthogonal matrix [out, out] whose first column moves all outputs together.
-        """
+    def finish(self) -> None:
+        """Write the sum for reflected outputs to where it was asked for."""
         self._flush()
         layer = self._layer
-        blocks = self._total.view(layer.out, layer.into, layer.out, layer.into)
-        for first in range(layer.out):
-            for second in range(first + 1, layer.out):
-                blocks[second, :, first] = blocks[first, :, second].T
-        # The layer's matrix has each output's bias beside its weights; a row of P has them apart.
-        place = torch.arange(len(self._total), dtype=torch.float64, device=self._total.device)
+        # Where a row of P has the numbers of the layer's matrix [out, into], which has biases beside weights.
+        place = torch.arange(len(self._whole), dtype=torch.float64, device=self._whole.device)
         found = torch.empty_like(place)
         layer.scatter(place.view(1, layer.out, layer.into), found)
-        row = found.long()
-        total = self._total if torch.equal(found, place) else self._total[row][:, row]
-        # `row` says which entry of the matrix each place of a row of P is; its inverse where each entry is.
-        return total, (row.argsort(), self._turn()) if self._balances() else None
+        places = found.long().argsort().view(layer.out, layer.into)[:, self._used]
+        for first in range(layer.out):
+            for second in range(first, layer.out):
+                half = self._sum[first, : len(self._used), second, : len(self._used)].tril()
+                block = half + half.tril(-1).T
+                self._whole[places[first][:, None], places[second]] = block
+                self._whole[places[second][:, None], places[first]] = block
 
-    def _balances(self) -> bool:
-        eps = torch.finfo(self._dtype).eps
-        return self._layer.out > 1 and self._leaning <= self._layer.out * (4 * eps) ** 2 * self._length
 
-    def _turn(self) -> Float[Tensor, "out out"]:
-        columns = torch.eye(self._layer.out, dtype=torch.float64, device=self._total.device)
-        columns[:, 0] = 1
-        turn: Tensor = torch.linalg.qr(columns).Q
-        return turn
+def _normal(out: int, like: Tensor) -> Float[Tensor, "out"]:
+    """n, of length 1, for which I − 2nnᵀ reflects the first output to all outputs moving together."""
+    found = torch.full((out,), out**-0.5, dtype=torch.float64)
+    found[0] -= 1
+    length = found.norm()
+    return (found / length if length else found).to(like.device, like.dtype)
+
+
+def _negligible(parts: Sequence[Tensor], whole: Tensor) -> bool:
+    """Whether some coordinates of vectors are nothing but the rounding of the vectors."""
+    part, all_of_it = (sum(float(one.norm()) ** 2 for one in some) for some in (parts, [whole]))
+    return part <= (4 * torch.finfo(whole.dtype).eps) ** 2 * all_of_it
 
 
 def _only_layer(batch: GradientBatch) -> Layer | None:
