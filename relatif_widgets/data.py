@@ -6,9 +6,10 @@ import copy
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from numbers import Number
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,11 @@ INPUT_COLUMNS = ("pixel_values", "image", "img", "input", "inputs", "x", "featur
 PROBE_SIZE = 32
 
 Collate = Callable[[list[Any]], Any]
+
+T = TypeVar("T")
+
+Batch = tuple[int, Any, Tensor]
+"""The first row, inputs, targets."""
 
 
 @dataclass(frozen=True)
@@ -205,8 +211,44 @@ def as_inputs(queries: Any, name: str, collate: Collate | None = None) -> Source
     return as_source(queries, name, collate)
 
 
-def fit_inputs(inputs: Any, dtype: torch.dtype, device: torch.device, name: str, first: int) -> Any:
-    """Move a batch to the model's device and floating dtype.
+def ahead(batches: Iterator[T]) -> Iterator[T]:
+    """The same, each read by another thread while the one before is worked on."""
+    with ThreadPoolExecutor(1, "relatif-reader") as reader:
+        pending = reader.submit(next, batches, None)
+        while (batch := pending.result()) is not None:
+            pending = reader.submit(next, batches, None)
+            yield batch
+
+
+def transferred(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Batches moved to a GPU, from pinned memory on a stream of its own, while the one before is worked on."""
+    stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def move(value: Tensor) -> Tensor:
+        pinned = value.pin_memory() if value.device.type == "cpu" else value
+        return pinned.to(device, non_blocking=True)
+
+    def sent() -> Batch | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(stream):
+            return batch[0], map_tensors(move, batch[1]), map_tensors(move, batch[2])
+
+    def arrived(batch: Batch) -> Batch:
+        here = torch.cuda.current_stream(device)
+        here.wait_stream(stream)
+        map_tensors(lambda value: value.record_stream(here), batch[1:])
+        return batch
+
+    following = sent()
+    while following is not None:
+        batch, following = arrived(following), sent()
+        yield batch
+
+
+def fit_inputs(inputs: Any, dtype: torch.dtype, device: torch.device | None, name: str, first: int) -> Any:
+    """Move a batch to the model's floating dtype, and to its device or, without one, nowhere.
 
     Raises:
         DataError: A value is NaN or infinite (with the example's index), or there
@@ -215,7 +257,7 @@ def fit_inputs(inputs: Any, dtype: torch.dtype, device: torch.device, name: str,
 
     def move(value: Tensor) -> Tensor:
         if not value.is_floating_point():
-            return value.to(device)
+            return value if device is None else value.to(device)
         finite = value.flatten(1).isfinite().all(dim=1) if value.dim() > 1 else value.isfinite()
         bad = torch.nonzero(~finite)
         if len(bad):

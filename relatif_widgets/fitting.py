@@ -241,8 +241,7 @@ def fit(
                 if count * _row_bytes(task, rotation, storage) <= spare:
                     store = Store(rotation, count, storage, folder)
             held: Held = "none" if not last else "row" if store else "part"
-            for batch in task.batches(task.source, sizes[held]):
-                digest.add(batch.inputs, batch.targets)
+            for batch in task.batches(task.source, sizes[held], digest):
                 curvature.update(batch)  # first, so that gradients can reuse its Jacobian
                 if last:
                     collected.add(batch)

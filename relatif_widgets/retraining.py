@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .curvature import Eigenbasis
-from .data import Source, as_source, batch_length, map_tensors
+from .data import Fingerprint, Source, as_source, batch_length, map_tensors
 from .errors import ChoiceError, ModelError
 from .gradients import GradientBatch, Plan
 from .neighbors import Last, run_last
@@ -654,8 +654,13 @@ class _LastLayer(Task):
         inputs, _ = self._stored()
         return max(1, BLOCK_BYTES // (inputs.shape[1] * inputs.element_size()))
 
-    def batches(self, source: Source, size: int) -> Iterator[GradientBatch]:
-        return self.some(range(source.length), size)
+    def batches(
+        self, source: Source, size: int, digest: Fingerprint | None = None
+    ) -> Iterator[GradientBatch]:
+        for batch in self.some(range(source.length), size):
+            if digest is not None:
+                digest.add(batch.inputs, batch.targets)
+            yield batch
 
     def some(self, rows: Sequence[int], size: int) -> Iterator[GradientBatch]:
         inputs, targets = self._stored()

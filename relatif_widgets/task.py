@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .curvature import Curvature
-from .data import Source, fit_inputs, map_tensors
+from .data import Batch, Fingerprint, Source, ahead, fit_inputs, map_tensors, transferred
 from .errors import ChoiceError, DataError, ModelError, RelatifError, one_of
 from .gradients import GradientBatch, Plan, forward, make_plan
 from .neighbors import Features, find_features
@@ -61,14 +61,39 @@ class Task:
         with self._lock, self.objective.evaluating():
             yield
 
-    def batches(self, source: Source, size: int) -> Iterator[GradientBatch]:
+    def batches(
+        self, source: Source, size: int, digest: Fingerprint | None = None
+    ) -> Iterator[GradientBatch]:
         """A data set as batches on the model's device, inputs and targets checked.
+
+        What has to be read item by item, or moved to a GPU, is so while the batch before is worked on.
+
+        Args:
+            source: The data set.
+            size: Examples a batch.
+            digest: Takes in what was read, in the model's precision.
 
         Raises:
             DataError: NaN or infinite inputs, labels outside the outputs (with the index).
         """
-        for first, raw, targets in source.batches(size):
-            yield self._batch(source, raw, targets, first)
+        device = self.objective.device
+        raw = source.batches(size)
+        found = self._found(source, raw if source.in_memory() is not None else ahead(raw), digest)
+        if device.type == "cuda":
+            found = transferred(found, device)
+        for first, inputs, targets in found:
+            yield self.query(map_tensors(lambda value: value.to(device), inputs), targets.to(device), first)
+
+    def _found(
+        self, source: Source, raw: Iterator[tuple[int, Any, Tensor | None]], digest: Fingerprint | None
+    ) -> Iterator[Batch]:
+        """What was read, checked, where it lies."""
+        for first, raw_inputs, raw_targets in raw:
+            inputs = fit_inputs(raw_inputs, self.objective.dtype, None, source.name, first)
+            targets = self._checked_targets(source, raw_targets, first)
+            if digest is not None:
+                digest.add(inputs, targets)
+            yield first, inputs, targets
 
     def some(self, rows: Sequence[int], size: int) -> Iterator[GradientBatch]:
         """Some examples of the training set, in the given order."""
@@ -95,10 +120,15 @@ class Task:
         return GradientBatch(self.objective, inputs, targets, first, self.plan)
 
     def _batch(self, source: Source, raw: Any, targets: Tensor | None, first: int) -> GradientBatch:
+        inputs = self.inputs(raw, source.name, first)
+        found = self._checked_targets(source, targets, first)
+        return self.query(inputs, found.to(self.objective.device), first)
+
+    def _checked_targets(self, source: Source, targets: Tensor | None, first: int) -> Tensor:
+        """Targets as the loss wants them, where they lie."""
         if targets is None:
             raise DataError(f"{source.name} has no targets; expected pairs (input, target).")
-        inputs = self.inputs(raw, source.name, first)
-        return self.query(inputs, self.targets(targets, source.name, first), first)
+        return _targets(self.objective, self.outputs, targets, source.name, first)
 
     def inputs(self, inputs: Any, name: str, first: int = 0) -> Any:
         """A batch of inputs on the model's device, finite and in its dtype."""
@@ -106,7 +136,7 @@ class Task:
 
     def targets(self, targets: Tensor, name: str, first: int = 0) -> Tensor:
         """Targets as the loss wants them, on the model's device."""
-        return _targets(self.objective, self.outputs, targets, name, first)
+        return _targets(self.objective, self.outputs, targets, name, first).to(self.objective.device)
 
     def forward(self, inputs: Any) -> Float[Tensor, "batch output"]:
         """The model's outputs.
@@ -222,7 +252,7 @@ def attach(
         _warn_of_probabilities(objective, outputs)
         width = outputs.shape[1]
         _targets(objective, width, all_targets, source.name, 0)
-        targets = _targets(objective, width, raw_targets, source.name, 0)
+        targets = _targets(objective, width, raw_targets, source.name, 0).to(objective.device)
         objective.loss.per_example(outputs, targets)
         plan = make_plan(objective, inputs, outputs)
         batch = GradientBatch(objective, inputs, targets, 0, plan)
@@ -314,9 +344,7 @@ def _targets(objective: Objective, outputs: int, targets: Tensor, name: str, fir
             r"at position (\d+)", lambda found: f"of example {first + int(found[1])}", str(error)
         )
         raise DataError(f"{name}: {message}") from None
-    if targets.is_floating_point():
-        targets = targets.to(objective.dtype)
-    return targets.to(objective.device)
+    return targets.to(objective.dtype) if targets.is_floating_point() else targets
 
 
 def _names(

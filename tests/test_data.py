@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +19,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from relatif_widgets import DataError, Explainer, media
-from relatif_widgets.data import Fingerprint, as_inputs, as_source, batch_length, fit_inputs, map_tensors
+from relatif_widgets.data import (
+    Fingerprint,
+    ahead,
+    as_inputs,
+    as_source,
+    batch_length,
+    fit_inputs,
+    map_tensors,
+    transferred,
+)
 from relatif_widgets.explanation import Row
 
 
@@ -418,3 +431,108 @@ def test_a_mapping_may_hold_several_values_in_one_column() -> None:
         {"name": "Ada", "day": pd.Timestamp("2020-01-02"), "few": np.array([1.5, 2]), "none": None}
     )
     assert words.values == ("Ada", "2020-01-02 00:00:00", "1.5, 2", "None")
+
+
+def test_the_next_batch_is_read_while_one_is_worked_on() -> None:
+    reading, may_go = [threading.Event() for _ in range(4)], threading.Event()
+
+    def batches() -> Iterator[tuple[int, Any, Tensor]]:
+        for first, event in enumerate(reading):
+            event.set()
+            assert first == 0 or may_go.wait(30)
+            yield first, {"x": torch.full((2,), first)}, torch.tensor([first])
+
+    found = ahead(batches())
+    first, inputs, targets = next(found)
+    assert (first, inputs["x"].tolist(), targets.tolist()) == (0, [0, 0], [0])
+    assert reading[1].wait(30)  # nobody has asked for it yet
+    assert not reading[2].is_set()  # one ahead, not all of them
+    may_go.set()
+    assert [(first, targets.tolist()) for first, _, targets in found] == [(1, [1]), (2, [2]), (3, [3])]
+
+
+def test_what_the_reader_raises_is_raised_at_its_batch_and_no_thread_stays() -> None:
+    def batches() -> Iterator[tuple[int, Any, Tensor]]:
+        yield 0, torch.zeros(1), torch.zeros(1)
+        raise DataError("example 1 is gone")
+
+    found = ahead(batches())
+    assert next(found)[0] == 0
+    with pytest.raises(DataError, match="example 1 is gone"):
+        next(found)
+    left = ahead(iter(range(9)))
+    next(left)
+    left.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("relatif-reader")]
+
+
+def test_a_data_set_is_read_by_another_thread_and_arrays_where_they_lie() -> None:
+    x, y = torch.randn(12, 3), torch.arange(12) % 2
+    readers: set[str] = set()
+
+    class Rows(Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return len(x)
+
+        def __getitem__(self, row: int) -> tuple[Tensor, int]:
+            readers.add(threading.current_thread().name)
+            return x[row], int(y[row])
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    by_rows, by_arrays = (
+        Explainer(model, data, curvature="ekfac", batch_size=5) for data in (Rows(), (x, y))
+    )
+    readers.clear()
+    by_rows.fit(progress=False)
+    assert any(name.startswith("relatif-reader") for name in readers)
+    before = set(threading.enumerate())
+    by_arrays.fit(progress=False)
+    assert set(threading.enumerate()) <= before
+    one, other = (e.explain(x[0]) for e in (by_rows, by_arrays))
+    assert one.provenance.data_fingerprint == other.provenance.data_fingerprint
+    assert torch.equal(by_rows.scores(x[:2]), by_arrays.scores(x[:2]))
+
+
+def test_batches_go_to_a_gpu_from_pinned_memory_while_the_one_before_is_worked_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where there is no GPU: what is asked of torch, and in which order."""
+    asked: list[str] = []
+
+    class Stream:
+        def __init__(self, name: Any) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            asked.append(f"{self.name} waits for {other.name}")
+
+    @contextlib.contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        asked.append(f"on {stream.name}")
+        yield
+        asked.append(f"off {stream.name}")
+
+    def noted(name: str, result: Any) -> None:
+        def method(self: Tensor, *args: Any) -> Any:
+            asked.append(f"{name} {int(self[0])}")
+            return self if result is None else result
+
+        monkeypatch.setattr(Tensor, name, method)
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    noted("pin_memory", None)
+    noted("record_stream", 0)
+    batches = ((first, {"x": torch.tensor([first])}, torch.tensor([10 + first])) for first in range(2))
+    found = []
+    for first, inputs, targets in transferred(batches, torch.device("cpu")):
+        asked.append(f"work {first}")
+        found.append((first, inputs["x"].tolist(), targets.tolist()))
+    assert found == [(0, [0], [10]), (1, [1], [11])]
+    sent = [["on side", f"pin_memory {first}", f"pin_memory {10 + first}", "off side"] for first in range(2)]
+    arrived = [
+        ["main waits for side", f"record_stream {first}", f"record_stream {10 + first}"] for first in range(2)
+    ]
+    assert asked == [*sent[0], *arrived[0], *sent[1], "work 0", *arrived[1], "work 1"]
