@@ -25,7 +25,7 @@ from .gradients import GradientBatch
 from .index import Index
 from .neighbors import Features, Neighbors, flatten_inputs
 from .normalizers import weights_bytes
-from .rows import Kept, Part, Rows, choose, kept_part
+from .rows import Kept, Part, Rows, Waiting, choose, kept_part
 from .scoring import normalize
 from .task import BATCH, Task
 
@@ -152,7 +152,7 @@ class Store:
         self, rotation: Rotation | None, count: int, storage: torch.dtype | None, folder: Path | None
     ) -> None:
         self._rotation, self._count, self._storage, self._folder = rotation, count, storage, folder
-        self._waiting: list[Tensor] = []
+        self._waiting = Waiting(0 if rotation is None else rotation.together)
         self._rows: Rows | None = None
         self._first = 0
         self.moved = False
@@ -165,23 +165,19 @@ class Store:
         elif not self._rotation.together:
             self._put(_stored(self._rotation.rotate_batch(batch), self._storage))
         else:
-            self._waiting.append(batch.gradients)
-            if sum(part.numel() for part in self._waiting) >= self._rotation.together:
-                self._flush()
+            self._rotate(self._waiting.add(batch.gradients.numel(), batch.gradients))
 
     def rows(self) -> Rows:
         """All of them, when all were added."""
-        self._flush()
+        self._rotate(self._waiting.take())
         assert self._rows is not None
         assert self._first == self._count
         return self._rows
 
-    def _flush(self) -> None:
-        if self._waiting:
-            gradients = torch.cat(self._waiting)
-            self._waiting.clear()
+    def _rotate(self, together: tuple[Tensor, ...] | None) -> None:
+        if together is not None:
             assert self._rotation is not None
-            self._put(_stored(self._rotation.rotate(gradients), self._storage))
+            self._put(_stored(self._rotation.rotate(*together), self._storage))
 
     def _put(self, found: Rows) -> None:
         self.moved = self.moved or any(bool(tensor.any()) for tensor in found.tensors)

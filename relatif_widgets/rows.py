@@ -128,6 +128,29 @@ class Rows:
         )
 
 
+class Waiting:
+    """Tensors of several batches, until they are worth one product.
+
+    Args:
+        enough: What the sizes of those that wait have to come to.
+    """
+
+    def __init__(self, enough: int) -> None:
+        self._enough, self._size = enough, 0
+        self._parts: list[tuple[Tensor, ...]] = []
+
+    def add(self, size: int, *tensors: Tensor) -> tuple[Tensor, ...] | None:
+        """These with those before them, one after the other in dimension 0; None while it is not enough."""
+        self._parts.append(tensors)
+        self._size += size
+        return self.take() if self._size >= self._enough else None
+
+    def take(self) -> tuple[Tensor, ...] | None:
+        """All that wait, if any do."""
+        parts, self._parts, self._size = self._parts, [], 0
+        return tuple(torch.cat(same) for same in zip(*parts, strict=True)) or None
+
+
 def _room(like: Tensor, shape: tuple[int, ...], folder: Path | None) -> Tensor:
     """Numbers in memory, or in a file without a name that goes when they do."""
     size = math.prod(shape)

@@ -24,7 +24,7 @@ def bench() -> ModuleType:
 
 
 OURS: dict[str, Any] = {
-    "name": "ekfac", "epoch": 10.0, "fit": 50.0, "self-influence": 0.001, "prepare": 0.5, "another damping": 2.0,
+    "name": "ekfac", "epoch": 10.0, "fit": 50.0, "self-influence": 0.001, "prepare": 0.5, "click": 0.6, "another damping": 2.0,
     "slide": 2e-5, "streamed": 0.4, "index": 4.8e9, "certified": 1.0, "product": 100.0, "peak": 6e9, "threads": 2,
     "batch": {"1000": 10.0, "10000": 90.0}, "top": [[1, 2, 3, 4, 5]],
 }  # fmt: skip
@@ -37,20 +37,21 @@ THEIRS: dict[str, Any] = {
 def test_epochs_are_those_of_the_same_process(bench: ModuleType) -> None:
     lines = bench.compose({"ekfac": OURS, "kronfluence": THEIRS}).splitlines()
     assert (
-        "| EK-FAC | 5 (50 s) | 0.0001 (0.001 s) | 0.05 (0.5 s) | 0.2 (2 s) | 1,000: 1 (10 s); 10,000: 9 (90 s) "
-        "| 6.00 GB |" in lines
+        "| EK-FAC | 5 (50 s) | 0.0001 (0.001 s) | 0.05 (0.5 s); shown: 0.06 (0.6 s) | 0.2 (2 s) "
+        "| 1,000: 1 (10 s); 10,000: 9 (90 s) | 6.00 GB |" in lines
     )
     assert (
         "| kronfluence 1.0.1 | 5 (55 s) | 3 (33 s) | 2 (22 s) | 2 (22 s) | 10,000: 40 (440 s) | 1.00 GB |"
         in lines
     )
     assert "| fit, with self-influence | 5 | 8 | 1.6 |" in lines
-    assert "| a new query | 0.05 | 2 | 40 |" in lines
+    assert "| a new query, shown | 0.06 | 2 | 33.3 |" in lines
     assert "| a new damping | 0.2 | 2 | 10 |" in lines
     assert "| 10,000 queries | 9 | 40 | 4.44 |" in lines
     assert any("the two: 0.67;" in line for line in lines)  # four of six
     assert any(
-        "takes 1.2 × as long as streaming that once" in line and "0.90 × the time of one plain" in line
+        "take 1.2 × as long as streaming that once, with the document 1.5 ×" in line
+        and "0.90 × the time of one plain" in line
         for line in lines
     )
     assert "`make bench`, 2 threads." in lines

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..gradients import GradientBatch, Plan, loss_hessian
 from ..layers import Layer
 from ..objective import Objective
+from ..rows import Waiting
 from .base import Columns, Eigenbasis, OnePass, Rotation, Setting, eigh
 
 
@@ -168,7 +169,7 @@ class _OuterSum:
         self._whole = total
         normal = _normal(layer.out, total)
         self._reflection = torch.eye(layer.out).to(total) - 2 * normal[:, None] * normal
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._waiting = Waiting(self.WAITING)
         self._used = torch.empty(
             0, dtype=torch.int64, device=total.device
         )  # inputs in the order of their first use
@@ -185,16 +186,12 @@ class _OuterSum:
                 return  # no prediction of this batch depends on the layer
             inputs, slope = pairs[0].vectors()
             slopes.append(slope)
-        self._waiting.append((inputs, torch.stack(slopes, 1)))
-        if sum(len(inputs) for inputs, _ in self._waiting) >= self.WAITING:
-            self._flush()
+        self._sum_up(self._waiting.add(len(inputs), inputs, torch.stack(slopes, 1)))
 
-    def _flush(self) -> None:
-        if not self._waiting:
+    def _sum_up(self, together: tuple[Tensor, ...] | None) -> None:
+        if together is None:
             return
-        inputs = torch.cat([one for one, _ in self._waiting])  # [row, into]
-        slopes = torch.cat([one for _, one in self._waiting])  # [row, factor, out]
-        self._waiting.clear()
+        inputs, slopes = together  # [row, into], [row, factor, out]
         used = inputs.any(dim=0)
         used[self._used] = False
         self._used = torch.cat([self._used, torch.nonzero(used)[:, 0]])
@@ -213,7 +210,7 @@ class _OuterSum:
 
     def finish(self) -> None:
         """Write the sum for reflected outputs to where it was asked for."""
-        self._flush()
+        self._sum_up(self._waiting.take())
         layer = self._layer
         # Where a row of P has the numbers of the layer's matrix [out, into], which has biases beside weights.
         place = torch.arange(len(self._whole), dtype=torch.float64, device=self._whole.device)

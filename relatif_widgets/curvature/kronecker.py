@@ -27,7 +27,7 @@ from ..gradients import GradientBatch, Plan
 from ..layers import Layer
 from ..objective import Objective
 from ..products import product
-from ..rows import Outer, Part, Rows
+from ..rows import Outer, Part, Rows, Waiting
 from .base import Eigenbasis, Held, Parts, Rotation, Setting, Split, eigh, formed
 from .dense import layer_positions
 from .labels import FisherLabels, Labels
@@ -388,7 +388,7 @@ class EKFAC(Kronecker):
         self._moments = self._eigenvalues[: len(self._layers)]
         for values in self._moments:
             values.zero_()  # of K-FAC, and not wanted
-        self._waiting: dict[int, list[Outer]] = {}
+        self._waiting = [Waiting(self.TOGETHER) for _ in self._moments]
 
     def update_rows(self, batch: GradientBatch, rotation: KroneckerRotation) -> None:
         deltas = self.labels.slopes(batch)
@@ -398,10 +398,8 @@ class EKFAC(Kronecker):
             for position, total in enumerate(self._moments):
                 part = rotation.rotate_slopes(position, batch, delta)
                 if isinstance(part, Outer):
-                    waiting = self._waiting.setdefault(position, [])
-                    waiting.append(Outer(part.left.square(), part.right.square()))
-                    if sum(map(len, waiting)) >= self.TOGETHER:
-                        self._flush(position)
+                    squares = part.left.square(), part.right.square()
+                    _add_product(total, self._waiting[position].add(len(part), *squares))
                 elif self._notes_rows:
                     total.add_(part.square().sum(0))
                 else:
@@ -413,18 +411,17 @@ class EKFAC(Kronecker):
                 rotation.note(batch, delta, rotated)
 
     def finish(self) -> Eigenbasis:
-        for position in list(self._waiting):
-            self._flush(position)
+        for total, waiting in zip(self._moments, self._waiting, strict=True):
+            _add_product(total, waiting.take())
         self._eigenvalues[: len(self._layers)] = [total.div_(self._count) for total in self._moments]
         del self._moments
         return super().finish()
 
-    def _flush(self, position: int) -> None:
-        left, right = (
-            torch.cat(sides)
-            for sides in zip(*((one.left, one.right) for one in self._waiting.pop(position)), strict=True)
-        )
-        self._moments[position].view(left.shape[1], -1).add_(left.T @ right)
+
+def _add_product(total: Float[Tensor, "size"], together: tuple[Tensor, ...] | None) -> None:
+    if together is not None:
+        left, right = together
+        total.view(left.shape[1], -1).add_(left.T @ right)
 
 
 def _blocks(objective: Objective, plan: Plan) -> tuple[Int[Tensor, "rest"], list[Block]]:

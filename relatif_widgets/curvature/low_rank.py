@@ -24,6 +24,7 @@ from torch import Tensor
 from .. import scores
 from ..errors import ChoiceError
 from ..gradients import GradientBatch, Plan
+from ..rows import Waiting
 from .base import Columns, Eigenbasis, Held, Rotation, Setting, eigh
 from .labels import FisherLabels, Labels
 
@@ -100,12 +101,12 @@ class LowRank:
         self._rotation: Rotation | None = None
         self._trace, self._count = 0.0, 0
         self._product = torch.empty(0)
-        self._waiting: list[Tensor] = []
+        self._waiting = Waiting(TOGETHER)
         self._block = self._random()
 
     def begin_pass(self, number: int) -> None:
         self.labels.begin_pass()
-        self._flush()
+        self._multiply(self._waiting.take())
         if number and not self._trace:
             raise self._setting.objective.nothing_moves()
         if number == self.passes - 1:
@@ -137,14 +138,11 @@ class LowRank:
         rows = batch.pull_back(slopes).flatten(0, 1)
         batch.check(rows, "The gradient")
         self._trace += float(scores.squared_lengths(rows).sum())
-        self._waiting.append(rows)
-        if sum(rows.numel() for rows in self._waiting) >= TOGETHER:
-            self._flush()
+        self._multiply(self._waiting.add(rows.numel(), rows))
 
-    def _flush(self) -> None:
-        if self._waiting:
-            rows = torch.cat(self._waiting)
-            self._waiting.clear()
+    def _multiply(self, together: tuple[Tensor, ...] | None) -> None:
+        if together is not None:
+            (rows,) = together
             self._product.addmm_(rows.T, _times(rows, self._block))
 
     def rotation(self) -> Rotation | None:
