@@ -30,7 +30,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "notebooks")]
 OURS = ("ekfac", "ekfac-bfloat16", "ekfac-2GB", "low_rank", "growth")
 PEERS = ("kronfluence", "captum", "dattri", "trak")
 LARGE = ("resnet18",)
+DENSE = ("dense",)
+ALL = (*OURS, *PEERS, *DENSE, *LARGE)
 TITLES = {
+    "dense": "A dense Fisher",
     "resnet18": "ResNet-18",
     "ekfac": "EK-FAC",
     "ekfac-bfloat16": 'EK-FAC, `storage="bfloat16"`',
@@ -73,8 +76,9 @@ def measure(folder: Path, name: str, many: int, peers: Path) -> None:
         return
     print(f"{name} ...", flush=True)
     command = [str(python), str(Path(__file__).parent / script), str(folder), name, str(many)]
-    if name in LARGE:
-        command = [str(python), str(Path(__file__).parent / "large.py"), name]
+    if name in (*LARGE, *DENSE):
+        command = [str(python), str(Path(__file__).parent / ("large.py" if name in LARGE else "dense.py"))]
+        command += [name] if name in LARGE else []
         command += ["--examples", "600"] if many < 100 else []
     started = time.perf_counter()
     try:
@@ -97,7 +101,7 @@ def measure(folder: Path, name: str, many: int, peers: Path) -> None:
 
 
 def load(folder: Path) -> dict[str, Result]:
-    files = {name: folder / f"{name}.json" for name in (*OURS, *PEERS, *LARGE)}
+    files = {name: folder / f"{name}.json" for name in ALL}
     return {name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.is_file()}
 
 
@@ -166,7 +170,7 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         for name, result in kept.items()
         if "failed" in result
     ]
-    missing = [TITLES.get(name, name) for name in (*OURS, *PEERS, *LARGE) if name not in kept]
+    missing = [TITLES.get(name, name) for name in ALL if name not in kept]
     if missing and not quick:
         failed.append(f"- Not measured yet: {', '.join(missing)}.")
     lines += [*failed, ""]
@@ -196,6 +200,8 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
     for name in LARGE:
         if name in kept and "failed" not in kept[name]:
             lines += [large(kept[name]), ""]
+    if "dense" in kept and "failed" not in kept["dense"]:
+        lines += [dense(kept["dense"]), ""]
     threads = next(iter(ours.values()))["threads"] if ours else 0
     lines += [f"`make bench`, {threads} threads.", ""]
     return "\n".join(lines)
@@ -211,6 +217,16 @@ def large(one: Result) -> str:
         f"five at one damping {epochs(one, one['top'])}; peak memory {one['peak'] / 1e9:.2f} GB, the pictures and "
         f"the training among it. {one['index'][0].upper()}{one['index'][1:]} with the most energy; the best are scored "
         "exactly from gradients computed afresh."
+    )
+
+
+def dense(one: Result) -> str:
+    """All eigenpairs of an exact Fisher."""
+    return (
+        f"**{TITLES[one['name']]}**: a softmax regression on MNIST, {one['parameters']:,} parameters, "
+        f"{one['examples']:,} examples; all eigenpairs, the rotated gradients and the normalizers in "
+        f"{one['fit']:.0f} s, {one['fit'] / one['product']:.2f} × the time of one plain float32 product of all "
+        f"gradients with a matrix of P × P at this machine's rate; peak memory {one['peak'] / 1e9:.2f} GB."
     )
 
 
@@ -300,7 +316,7 @@ def write(folder: Path, quick: bool) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures, and writes docs/benchmarks.md.")
-    parser.add_argument("--only", nargs="+", choices=(*OURS, *PEERS, *LARGE), metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=ALL, metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="a rehearsal on 600 pictures")
     parser.add_argument("--write", action="store_true", help="measure nothing")
     parser.add_argument(
@@ -312,7 +328,7 @@ def main() -> None:
     if not options.write:
         os.environ["RELATIF_SIZE"] = "small" if options.quick else "full"
         give(folder, options.quick)
-        for name in options.only or (*OURS, *PEERS, *LARGE):
+        for name in options.only or ALL:
             measure(folder, name, 60 if options.quick else 10_000, options.peers)
     print(f"wrote {write(folder, options.quick)}")
 

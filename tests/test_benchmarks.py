@@ -71,11 +71,21 @@ def test_a_large_model_has_a_line_of_its_own(bench: ModuleType) -> None:
     assert "5,500 of 11,181,642 coordinates with the most energy" in text
 
 
+def test_a_dense_fisher_has_a_line_of_its_own(bench: ModuleType) -> None:
+    result = {
+        "name": "dense", "parameters": 7850, "examples": 60_000, "fit": 75.0, "product": 50.0, "peak": 5.4e9,
+        "threads": 2,
+    }  # fmt: skip
+    text = bench.compose({"ekfac": OURS, "dense": result})
+    assert "softmax regression on MNIST, 7,850 parameters, 60,000 examples" in text
+    assert "in 75 s, 1.50 × the time of one plain float32 product" in text
+
+
 def test_what_failed_is_said(bench: ModuleType) -> None:
     text = bench.compose({"ekfac": OURS, "trak": {"name": "trak", "failed": "stopped after 3600 s"}})
     assert "- TRAK 0.3.2: stopped after 3600 s." in text.splitlines()
     assert "- Not measured yet: " in text
-    assert "kronfluence 1.0.1, captum 0.9.0, dattri 0.3.0, ResNet-18." in text
+    assert "kronfluence 1.0.1, captum 0.9.0, dattri 0.3.0, A dense Fisher, ResNet-18." in text
 
 
 def test_a_rehearsal_is_called_one(bench: ModuleType, tmp_path: Path) -> None:
