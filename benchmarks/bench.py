@@ -161,7 +161,9 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         "*A new query*: here the tables of the best 50 by the three criteria at all eleven dampings, both signs, and "
         "by k-NN; *shown*: with its document, pictures and all, which is what one click costs; elsewhere one score "
         "of every training example. *A new damping* lies between the slider's stops; at a stop it is a lookup. "
-        "*Many queries*: the best five by all three criteria; elsewhere one score of every training example.",
+        "*Many queries*: the best five by all three criteria; elsewhere one score of every training example. "
+        "*Self-influence* here is made by the fit, and looked up. An empty cell: the library has no such question, or "
+        "was not asked it. A process's peak memory counts Python, torch, the data and the epochs too.",
         "",
     ]
     lines += [f"- {TITLES[name]}: {result['note']}." for name, result in peers.items() if result.get("note")]
@@ -192,7 +194,12 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
                     f"certified for {sure} of 100 queries (IF); the largest batch {work:.2f} × the time of one "
                     "plain float32 product of all gradients at this machine's rate."
                 )
-        lines.append("")
+        lines += [
+            "",
+            "*Certified*: by a bound, nobody outside can belong to those five. Where it is not, they have been scored "
+            "exactly, but somebody who was not might do better.",
+            "",
+        ]
     if "growth" in ours:
         lines += ["![How cost grows with n, P and queries](benchmarks/growth.png)", ""]
         lines += ["*EK-FAC, one drawn label for each example: seconds against the number of training examples, of "
@@ -242,15 +249,16 @@ def against(one: Result, other: Result | None) -> list[str]:
     def units(result: Result, *names: str) -> float:
         return sum(result[name] for name in names) / result["epoch"]
 
+    unit = other["epoch"] / one["epoch"]
     many = max(map(int, one["batch"].keys() & other["batch"].keys()))
     ours, theirs = (result["batch"][str(many)] / result["epoch"] for result in (one, other))
     return [
         "EK-FAC here and in kronfluence, in epochs of each process:",
         "",
         *table(
-            ["", "here", "kronfluence", "ratio"],
+            ["", "here", "kronfluence", "ratio", "ratio of seconds"],
             [
-                [name, f"{here:.3g}", f"{there:.3g}", f"{there / here:.3g}"]
+                [name, f"{here:.3g}", f"{there:.3g}", f"{there / here:.3g}", f"{there / here * unit:.3g}"]
                 for name, here, there in (
                     (
                         "fit, with self-influence",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from .errors import SHOWN, ChoiceError, DataError
+from .errors import SHOWN, ChoiceError, DataError, RelatifError
 
 TARGET_COLUMNS = ("label", "labels", "target", "targets", "y")
 INPUT_COLUMNS = ("pixel_values", "image", "img", "input", "inputs", "x", "features", "text")
@@ -116,6 +116,13 @@ class Source:
             raise DataError(
                 f"{self.name}: example {row} cannot be read ({type(error).__name__}: {error}) although its length "
                 f"is {self.length}. Expected a data set whose rows 0 to {self.length - 1} can be indexed."
+            ) from error
+        except RelatifError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"{self.name}: example {row} cannot be read ({type(error).__name__}: {error}). "
+                "Mend that example, or leave it out: torch.utils.data.Subset(data_set, rows)."
             ) from error
 
 

@@ -73,7 +73,8 @@ class Explainer:
             `LowRank(rank=2048)` or `Lissa(matrix="fisher")`.
         fisher_labels: Which labels "low_rank", "kfac" and "ekfac" take their
             expectation over: "exact" (all of them; the default where that is cheap, to
-            200,000 examples × outputs), "sample" (one drawn from the model for each
+            200,000 examples × outputs, and for "low_rank" of 2,048 examples and more to
+            500 million times parameters), "sample" (one drawn from the model for each
             example; K-FAC's and EK-FAC's default beyond), "rademacher" (one random
             mixture of all labels for each, as cheap and less noisy; "low_rank"'s
             default beyond), or "empirical" (the training labels, for a loss without a

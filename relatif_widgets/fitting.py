@@ -485,8 +485,9 @@ def stored(index: Index) -> str:
     precision = str(rows.tensors[0].dtype).removeprefix("torch.")
     where = ", mapped to a file" if rows.mapped else ""
     text = f"{in_bytes(rows.nbytes)} of rotated gradients in {precision}{where}"
+    afresh = "the best of a ranking are scored afresh, and TopK.certified says where nobody else can belong to them"
     if kept is None:
-        return text
+        return f"{text}; {afresh}" if index.rounded or index.basis.tail is not None else text
     values = index.basis.eigenvalues
     assert values is not None
     share = float(kept.of(values).sum() / values.sum())
@@ -494,7 +495,7 @@ def stored(index: Index) -> str:
     parts = ", ".join(f"{name or 'the model itself'} {energy:.0%}" for name, energy in named)
     return (
         f"{text}, {kept.count:,} of {sum(kept.sizes):,} coordinates with {share:.1%} of the curvature's trace"
-        f"{f' ({parts})' if parts else ''}; the best of a ranking are scored afresh"
+        f"{f' ({parts})' if parts else ''}; {afresh}"
     )
 
 

@@ -158,7 +158,14 @@ class Task:
         """
         names = self.class_names
         if isinstance(label, str):
-            return names.index(one_of("label", label, names))
+            try:
+                return names.index(one_of("label", label, names))
+            except ChoiceError as error:
+                if names != tuple(map(str, range(len(names)))):
+                    raise
+                raise ChoiceError(
+                    f"{error} The classes have no names yet: Explainer(..., class_names=[...]) gives them some."
+                ) from None
         if isinstance(label, bool) or int(label) != label or not 0 <= label < len(names):
             raise ChoiceError(
                 f"label={label} is outside the model's {len(names)} classes; expected 0 to {len(names) - 1}."
@@ -293,9 +300,10 @@ def _forward(objective: Objective, inputs: Any, plan: Plan = WHOLE) -> Tensor:
         if isinstance(error, RelatifError):
             raise
         shapes = map_tensors(lambda x: list(x.shape), inputs)
+        kinds = map_tensors(lambda x: str(x.dtype).removeprefix("torch."), inputs)
         raise DataError(
-            f"The model does not take inputs of shape {shapes}: {error}. Pass the data set with the transform "
-            "that the model was trained with, or collate_fn=."
+            f"The model does not take inputs of shape {shapes} and type {kinds}: {error}. Pass the data set with "
+            "the transform that the model was trained with, or collate_fn=."
         ) from error
 
 

@@ -432,6 +432,21 @@ def test_many_examples_are_seen_at_one_draw_each(monkeypatch: pytest.MonkeyPatch
         assert words in Explainer(mlp(), blobs(40), curvature=curvature).fit(progress=False).report()
 
 
+def test_low_rank_counts_the_parameters_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(value.numel() for value in mlp().parameters())
+    for most, few, words in [
+        (40 * 3 * size, 1, "over all labels"),
+        (40 * 3 * size - 1, 1, "one random mixture"),
+        (40 * 3 * size - 1, 41, "over all labels"),  # too few to be seen at one draw each
+    ]:
+        monkeypatch.setattr("relatif_widgets.curvature.labels.EXACT_NUMBERS", most)
+        monkeypatch.setattr("relatif_widgets.curvature.labels.FEW", few)
+        assert words in Explainer(mlp(), blobs(40), curvature="low_rank").fit(progress=False).report()
+        assert (
+            "over all labels" in Explainer(mlp(), blobs(40), curvature="ekfac").fit(progress=False).report()
+        )
+
+
 def test_lissa_on_the_hessian_needs_no_likelihood() -> None:
     def huber(outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.huber_loss(outputs[:, 0], targets.double(), reduction="none")

@@ -156,6 +156,13 @@ class Endless(IterableDataset):  # type: ignore[type-arg]
         yield from PAIRS
 
 
+class Broken(Items):
+    def __getitem__(self, row: int) -> object:
+        if row == 3:
+            raise OSError("truncated jpeg")
+        return super().__getitem__(row)
+
+
 class Short(Items):
     def __len__(self) -> int:
         return 99
@@ -179,6 +186,7 @@ class Short(Items):
             Items([{"left": X[0], "right": X[0], "label": 1}] * 3),
             r"several possible inputs \['left', 'right'\]",
         ),
+        (Broken(PAIRS[:4]), r"example 3 cannot be read \(OSError: truncated jpeg\)\. Mend that example"),
         (Short(PAIRS), "example 98 cannot be read .*although its length is 99"),
     ],
 )

@@ -436,7 +436,10 @@ def test_unknown_choices_are_refused(
             lambda e, x: e.explain(x[:2]),
             r"query has shape \[2, 4\]; expected one example like the training inputs",
         ),
-        (lambda e, x: e.scores(x[:2, :3]), r"The model does not take inputs of shape \[2, 3\]"),
+        (
+            lambda e, x: e.scores(x[:2, :3]),
+            r"The model does not take inputs of shape \[2, 3\] and type float64: ",
+        ),
         (lambda e, x: e.explain(object()), "query is object; expected one input"),
         (lambda e, x: e.explain(x[0], target=8), "target: Label 8"),
         (lambda e, x: e.explain((x[0], 1)), r"query is a pair; expected one input alone"),
@@ -579,6 +582,14 @@ def test_an_infinite_loss_names_the_example() -> None:
 
     with pytest.raises(ModelError, match="The (gradient|loss) for example 2 is NaN or infinite"):
         Explainer(mlp(), (x, y), loss=loss, curvature="identity").fit(progress=False)
+
+
+def test_a_name_asked_of_classes_without_names_says_where_names_come_from(
+    data: tuple[Tensor, Tensor],
+) -> None:
+    explainer = Explainer(mlp(), data).fit(progress=False)
+    with pytest.raises(ChoiceError, match=r"one of '0', '1', '2'\. .*class_names=\[\.\.\.\] gives them some"):
+        explainer.explain(data[0][0], labels="bird")
 
 
 def test_class_names_that_no_json_can_hold_are_cleaned(data: tuple[Tensor, Tensor]) -> None:

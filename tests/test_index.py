@@ -188,7 +188,7 @@ def test_a_memory_limit_keeps_the_coordinates_with_the_most_energy() -> None:
     )
     shown = explainer.explain(x[0]).provenance.curvature_detail
     assert f"; ranked by {len(stored) + 50} of 107 coordinates, the best scored exactly" in shown
-    assert "5 100%); the best of a ranking are scored afresh" in explainer.report()
+    assert "5 100%); the best of a ranking are scored afresh, and TopK.certified" in explainer.report()
 
 
 def test_inputs_for_nearest_are_those_of_the_training_set_where_they_lie_in_memory() -> None:

@@ -20,6 +20,12 @@ FisherLabels = Literal["sample", "rademacher", "exact", "empirical"]
 EXACT_ROWS = 200_000
 """Examples × outputs up to which all labels are worth their while."""
 
+EXACT_NUMBERS = 500_000_000
+"""The same times parameters, for a curvature that multiplies with whole rows."""
+
+FEW = 2048
+"""Examples of which one draw each would not span what is to be found."""
+
 
 class Labels:
     """Slopes of the outputs, the same in every pass and whatever the batch size.
@@ -38,14 +44,19 @@ class Labels:
             directions than examples.
         drawn: What None means for many examples.
         seed: Of the drawing.
+        whole: Whether the curvature multiplies with whole rows. Then n × outputs × P counts as
+            well, to 500 million, from 2,048 examples on.
     """
 
-    def __init__(self, kind: FisherLabels | None, drawn: FisherLabels, seed: int = 0) -> None:
+    def __init__(
+        self, kind: FisherLabels | None, drawn: FisherLabels, seed: int = 0, *, whole: bool = False
+    ) -> None:
         if kind is not None:
             one_of("fisher_labels", kind, get_args(FisherLabels))
         self._asked, self._drawn = kind, drawn
         self.kind: FisherLabels = drawn if kind is None else kind
         self.seed = seed
+        self._whole = whole
 
     @property
     def exact(self) -> bool:
@@ -78,8 +89,9 @@ class Labels:
     def check(self, batch: GradientBatch, count: int) -> None:
         """Decide what None means for n = `count` examples; refuse a loss without a likelihood."""
         if self._asked is None:
-            cheap = count * batch.outputs.shape[1] <= EXACT_ROWS
-            self.kind = "exact" if cheap else self._drawn
+            rows = count * batch.outputs.shape[1]
+            dear = self._whole and count >= FEW and rows * batch.objective.size > EXACT_NUMBERS
+            self.kind = "exact" if rows <= EXACT_ROWS and not dear else self._drawn
         if self.kind != "empirical":
             batch.objective.loss.curvature_factor(batch.outputs)
 

@@ -77,7 +77,7 @@ class LowRank:
         if not 0 < coverage <= 1:
             raise ChoiceError(f"coverage={coverage!r}; expected a share above 0, at most 1.")
         self.rank, self.iterations, self.coverage, self.seed = rank, iterations, coverage, seed
-        self.labels = Labels(labels, "rademacher", seed)
+        self.labels = Labels(labels, "rademacher", seed, whole=True)
         self._grown = 0
 
     @property
