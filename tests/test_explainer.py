@@ -588,7 +588,9 @@ def test_a_name_asked_of_classes_without_names_says_where_names_come_from(
     data: tuple[Tensor, Tensor],
 ) -> None:
     explainer = Explainer(mlp(), data).fit(progress=False)
-    with pytest.raises(ChoiceError, match=r"one of '0', '1', '2'\. .*class_names=\[\.\.\.\]\) gives them some"):
+    with pytest.raises(
+        ChoiceError, match=r"one of '0', '1', '2'\. .*class_names=\[\.\.\.\]\) gives them some"
+    ):
         explainer.explain(data[0][0], labels="bird")
 
 
