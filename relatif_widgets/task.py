@@ -81,6 +81,11 @@ class Task:
         found = self._found(source, raw if source.in_memory() is not None else ahead(raw), digest)
         if device.type == "cuda":
             found = transferred(found, device)
+        return self._there(found)
+
+    def _there(self, found: Iterator[Batch]) -> Iterator[GradientBatch]:
+        """What was found, on the model's device."""
+        device = self.objective.device
         for first, inputs, targets in found:
             yield self.query(map_tensors(lambda value: value.to(device), inputs), targets.to(device), first)
 
@@ -90,16 +95,18 @@ class Task:
         """What was read, checked, where it lies."""
         for first, raw_inputs, raw_targets in raw:
             inputs = fit_inputs(raw_inputs, self.objective.dtype, None, source.name, first)
-            targets = self._checked_targets(source, raw_targets, first)
+            if raw_targets is None:
+                raise DataError(f"{source.name} has no targets; expected pairs (input, target).")
+            targets = _targets(self.objective, self.outputs, raw_targets, source.name, first)
             if digest is not None:
                 digest.add(inputs, targets)
             yield first, inputs, targets
 
     def some(self, rows: Sequence[int], size: int) -> Iterator[GradientBatch]:
         """Some examples of the training set, in the given order."""
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            yield self._batch(self.source, *self.source.batch(part), part[0])
+        parts = (rows[start : start + size] for start in range(0, len(rows), size))
+        raw = ((part[0], *self.source.batch(part)) for part in parts)
+        return self._there(self._found(self.source, raw, None))
 
     def forward_chunk(self) -> int:
         """Examples a batch where no per-example gradient is formed."""
@@ -118,17 +125,6 @@ class Task:
     def query(self, inputs: Any, targets: Tensor, first: int = 0) -> GradientBatch:
         """Queries as a batch."""
         return GradientBatch(self.objective, inputs, targets, first, self.plan)
-
-    def _batch(self, source: Source, raw: Any, targets: Tensor | None, first: int) -> GradientBatch:
-        inputs = self.inputs(raw, source.name, first)
-        found = self._checked_targets(source, targets, first)
-        return self.query(inputs, found.to(self.objective.device), first)
-
-    def _checked_targets(self, source: Source, targets: Tensor | None, first: int) -> Tensor:
-        """Targets as the loss wants them, where they lie."""
-        if targets is None:
-            raise DataError(f"{source.name} has no targets; expected pairs (input, target).")
-        return _targets(self.objective, self.outputs, targets, source.name, first)
 
     def inputs(self, inputs: Any, name: str, first: int = 0) -> Any:
         """A batch of inputs on the model's device, finite and in its dtype."""
