@@ -14,8 +14,10 @@ and beside the text in docs/benchmarks/.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -34,6 +36,7 @@ DENSE = ("dense",)
 ALL = (*OURS, *PEERS, *DENSE, *LARGE)
 TITLES = {
     "dense": "A dense Fisher",
+    "growth": "growth",
     "resnet18": "ResNet-18",
     "ekfac": "EK-FAC",
     "ekfac-bfloat16": 'EK-FAC, `storage="bfloat16"`',
@@ -96,8 +99,18 @@ def measure(folder: Path, name: str, many: int, peers: Path) -> None:
             said = (ended.stderr.strip() or "nothing on stderr").splitlines()[-1]
             result = {"name": name, "failed": f"ended with status {ended.returncode}: {said}"}
     result["wall"] = round(time.perf_counter() - started, 1)
+    result["on"] = [datetime.datetime.now(datetime.UTC).date().isoformat(), processor()]
     (folder / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(f"{name}: {result.get('failed', 'done')}, {result['wall']:,} s", flush=True)
+
+
+def processor() -> str:
+    """What this machine computes with, as far as it says."""
+    import torch
+
+    named = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t :")
+    cores = f"{torch.get_num_threads()} cores"
+    return f"{named or platform.processor()}, {cores}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def load(folder: Path) -> dict[str, Result]:
@@ -130,8 +143,8 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         "",
         "Written by `make bench`; do not edit. The paper's ConvNet on CIFAR-10: 24,234 parameters, all of them "
         "scored, 50,000 training pictures, damping 0.1, the predicted label. Every line ran in a process of its "
-        "own, one after the other on one machine. The unit is **one plain training epoch** over the same "
-        "data at batch 256, measured in the same process; seconds stand in brackets.",
+        "own with nothing beside it; when and where stands at the end. The unit is **one plain training epoch** over "
+        "the same data at batch 256, measured in the same process; seconds stand in brackets.",
         "",
     ]
     if quick:
@@ -209,9 +222,24 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
             lines += [large(kept[name]), ""]
     if "dense" in kept and "failed" not in kept["dense"]:
         lines += [dense(kept["dense"]), ""]
-    threads = next(iter(ours.values()))["threads"] if ours else 0
-    lines += [f"`make bench`, {threads} threads.", ""]
+    lines += [*measured(kept), ""]
     return "\n".join(lines)
+
+
+def measured(kept: dict[str, Result]) -> list[str]:
+    """When and where, by `make bench` or `python benchmarks/bench.py --only ...`."""
+    runs: dict[tuple[str, ...], list[str]] = {}
+    for name, result in kept.items():
+        if "failed" not in result:
+            runs.setdefault(tuple(result["on"]), []).append(TITLES.get(name, name))
+    return [
+        "Measured by `make bench`, or its `--only`:",
+        "",
+        *(
+            f"- {date}, {machine}: {', '.join(names)}."
+            for (date, machine), names in sorted(runs.items(), reverse=True)
+        ),
+    ]
 
 
 def large(one: Result) -> str:
@@ -239,8 +267,8 @@ def dense(one: Result) -> str:
 
 def against(one: Result, other: Result | None) -> list[str]:
     """What is asked of EK-FAC here, beside EK-FAC elsewhere."""
-    if other is None:
-        return []
+    if other is None or other["on"][1] != one["on"][1]:
+        return []  # seconds and epochs of two machines do not compare
     shared = min(len(one["top"]), len(other["top"]))
     from shared import jaccard
 

@@ -189,7 +189,7 @@ def _everybody(
 
 def _screens(index: Index, damping: float, k: int, queries: int) -> bool:
     """Whether rows that tell everything are rounded for a shortlist, and what is on it is scored by them."""
-    if index.rows is None or index.partial or index.basis.solver is not None:
+    if index.rows is None or index.partial or index.basis.solver is not None or index.basis.tail is not None:
         return False
     quick = index.quickest(queries) != index.dtype and 2 * (k + ROUNDED) <= index.count
     return quick and index.basis.is_definite(damping)

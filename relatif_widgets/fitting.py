@@ -143,15 +143,22 @@ class Store:
 
     Args:
         rotation: Qᵀ, or None to keep gradients as they are.
+        whole: Whether to keep the gradients beside what is rotated, which leaves something out.
         count: n.
         storage: Precision of what is rotated; None for the model's.
         folder: Where to map them to files; None for memory.
     """
 
     def __init__(
-        self, rotation: Rotation | None, count: int, storage: torch.dtype | None, folder: Path | None
+        self,
+        rotation: Rotation | None,
+        whole: bool,
+        count: int,
+        storage: torch.dtype | None,
+        folder: Path | None,
     ) -> None:
-        self._rotation, self._count, self._storage, self._folder = rotation, count, storage, folder
+        self._rotation, self._whole = rotation, whole
+        self._count, self._storage, self._folder = count, storage, folder
         self._waiting = Waiting(0 if rotation is None else rotation.together)
         self._rows: Rows | None = None
         self._first = 0
@@ -177,7 +184,8 @@ class Store:
     def _rotate(self, together: tuple[Tensor, ...] | None) -> None:
         if together is not None:
             assert self._rotation is not None
-            self._put(_stored(self._rotation.rotate(*together), self._storage))
+            found = _stored(self._rotation.rotate(*together), self._storage)
+            self._put(replace(found, gradients=together[0]) if self._whole else found)
 
     def _put(self, found: Rows) -> None:
         self.moved = self.moved or any(bool(tensor.any()) for tensor in found.tensors)
@@ -234,8 +242,7 @@ def fit(
             if last:
                 rotation = curvature.rotation()
                 spare = _spare(task, curvature, sizes, memory, folder)
-                if count * _row_bytes(task, rotation, storage) <= spare:
-                    store = Store(rotation, count, storage, folder)
+                store = _room(task, rotation, storage, folder, spare)
             held: Held = "none" if not last else "row" if store else "part"
             for batch in task.batches(task.source, sizes[held], digest):
                 curvature.update(batch)  # first, so that gradients can reuse its Jacobian
@@ -268,6 +275,20 @@ def fit(
     if stops and not bool(index.self_influence(stops).any()):
         raise objective.nothing_moves()
     return collected.fitted(index, fingerprint, time.perf_counter() - started)
+
+
+def _room(
+    task: Task, rotation: Rotation | None, storage: torch.dtype | None, folder: Path | None, spare: int
+) -> Store | None:
+    """Room for the rows, and for the gradients where the rows do not tell them; None where there is not even the first."""
+    count = task.source.length
+    needed = count * _row_bytes(task, rotation, storage)
+    if needed > spare:
+        return None
+    lossy = rotation is not None and not rotation.complete
+    exact = storage in (None, task.objective.dtype)
+    whole = lossy and exact and needed + count * _gradient_bytes(task) <= spare
+    return Store(rotation, whole, count, storage, folder)
 
 
 def _turned(rows: Rows, rotation: Rotation, storage: torch.dtype | None, folder: Path | None) -> Rows:
@@ -482,12 +503,13 @@ def stored(index: Index) -> str:
     rows, kept = index.rows, index.kept
     if rows is None:
         return "no rows, they exceed the memory: each question takes a pass over the training set"
-    precision = str(rows.tensors[0].dtype).removeprefix("torch.")
+    precision = str(index.stored_dtype).removeprefix("torch.")
     where = ", mapped to a file" if rows.mapped else ""
-    text = f"{in_bytes(rows.nbytes)} of rotated gradients in {precision}{where}"
+    held = "rotated gradients" if rows.gradients is None else "rotated gradients, and gradients as they are,"
+    text = f"{in_bytes(rows.nbytes)} of {held} in {precision}{where}"
     afresh = "the best of a ranking are scored afresh, and TopK.certified says where nobody else can belong to them"
     if kept is None:
-        return f"{text}; {afresh}" if index.rounded or index.basis.tail is not None else text
+        return f"{text}; {afresh}" if index.partial else text
     values = index.basis.eigenvalues
     assert values is not None
     share = float(kept.of(values).sum() / values.sum())
@@ -504,6 +526,10 @@ def _row_bytes(task: Task, rotation: Rotation | None, storage: torch.dtype | Non
     # Raw gradients are kept as they are until they are turned.
     itemsize = (task.objective.dtype if storage is None or rotation is None else storage).itemsize
     return size * itemsize if rotation is None else rotation.row_bytes(task.plan, size, itemsize)
+
+
+def _gradient_bytes(task: Task) -> int:
+    return task.objective.size * task.objective.dtype.itemsize
 
 
 def _example_bytes(task: Task, curvature: Curvature, held: Held) -> int:

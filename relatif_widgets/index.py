@@ -19,6 +19,7 @@ from . import scores
 from .curvature import Eigenbasis
 from .errors import ModelError
 from .normalizers import DampedSquares
+from .products import product
 from .rows import Kept, Rows
 
 RelativeMethod = Literal["influence", "theta_relative", "loss_relative"]
@@ -64,8 +65,8 @@ class Index:
 
     @property
     def partial(self) -> bool:
-        """Whether the rows do not tell scores to the last digit: rounded, or with coordinates left out."""
-        return self.rounded or self.kept is not None or self.basis.tail is not None
+        """Whether the rows do not tell scores to the last digit: rounded, or with something left out."""
+        return self.rounded or not self.complete
 
     @property
     def ranks(self) -> bool:
@@ -74,8 +75,10 @@ class Index:
 
     @property
     def complete(self) -> bool:
-        """Whether every coordinate is there, if rounded."""
-        return self.kept is None and self.basis.tail is None
+        """Whether nothing is left out: every coordinate is there, if rounded, or the gradients are."""
+        if self.basis.tail is not None:
+            return self.rows is not None and self.rows.gradients is not None
+        return self.kept is None
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -108,9 +111,10 @@ class Index:
     @property
     def summary(self) -> str:
         """The curvature in words, and what of it the index leaves out."""
-        if self.kept is None:
+        if self.rows is None or self.complete:
             return self.basis.summary
-        share = f"{self.kept.count:,} of {sum(self.kept.sizes):,}"
+        stored = sum(self.rows.sizes) if self.kept is None else self.kept.count
+        share = f"{stored:,} of {self.basis.size:,}"
         return f"{self.basis.summary}; ranked by {share} coordinates, the best scored exactly"
 
     @cached_property
@@ -269,6 +273,18 @@ class Index:
         for start in range(0, self.count, step):
             part = slice(start, min(start + step, self.count))
             yield part, rotated.products(ready, self.rows[part], self.dtype)
+
+    def products(
+        self, vectors: Float[Tensor, "vector param"]
+    ) -> Iterator[tuple[slice, Float[Tensor, "vector part"]]]:
+        """v·g_i for every vector and training example, by the gradients that are stored beside the rows."""
+        assert self.rows is not None
+        gradients = self.rows.gradients
+        assert gradients is not None
+        step = max(1, min(_STEP // len(vectors), _READ // gradients.shape[1]))
+        for start in range(0, self.count, step):
+            part = slice(start, min(start + step, self.count))
+            yield part, product(gradients[part], vectors).T
 
     def pairs(
         self, rows: Int[Tensor, "pair"], at: Int[Tensor, "pair"], queries: Rows, damping: float

@@ -56,10 +56,12 @@ class Rows:
     Attributes:
         parts: Consecutive columns of c.
         squares: ‖g‖² in float64 where c does not tell it: Q has fewer columns than g has numbers.
+        gradients: g itself, where c does not tell it and there was room for it.
     """
 
     parts: tuple[Part, ...]
     squares: Float[Tensor, "row"] | None = None
+    gradients: Float[Tensor, "row param"] | None = None
 
     def __len__(self) -> int:
         return len(self.parts[0])
@@ -75,7 +77,7 @@ class Rows:
             for part in self.parts
             for tensor in ((part.left, part.right) if isinstance(part, Outer) else (part,))
         ]
-        return tensors if self.squares is None else [*tensors, self.squares]
+        return tensors + [tensor for tensor in (self.squares, self.gradients) if tensor is not None]
 
     @property
     def mapped(self) -> bool:
@@ -125,6 +127,7 @@ class Rows:
                 for part in self.parts
             ),
             None if self.squares is None else function(self.squares),
+            None if self.gradients is None else function(self.gradients),
         )
 
 

@@ -1,8 +1,9 @@
 """Influence on some queries, by the cheapest road that is exact.
 
-- Rows that tell everything: one pass over the index.
-- Rows that leave something out (a low-rank basis: w_tail (g_test·g_i − c_test·c_i); a truncated
-  index) or are rounded: they give a shortlist. What is missing comes from its gradients,
+- Rows that tell everything: one pass over the index. Of a low-rank basis the gradients have to be
+  there too, for w_tail (g_test·g_i − c_test·c_i).
+- Rows that leave something out (a low-rank basis without the gradients; a truncated index) or
+  are rounded: they give a shortlist. What is missing comes from its gradients,
   computed afresh, or for every training example from a pass over the training set.
 - No rows, or a solver in place of an eigenbasis: the derivatives of the training
   losses along s_test = (H+λI)⁻¹ g_test, one forward-mode pass, n numbers of memory.
@@ -23,6 +24,7 @@ from .gradients import FORWARD_LIMIT, GradientBatch
 from .index import Index, RelativeMethod
 from .normalizers import DampedSquares
 from .rows import Outer, Part, Rows
+from .shortlists import Lists, Norms, Shortlist
 from .task import Task
 
 SHORTLIST = 200
@@ -38,24 +40,6 @@ Progress = Callable[[float], None]
 
 See = Callable[[slice, Iterator[Part]], Iterator[Part]]
 """Passes the parts of a batch's rows on; handed their place in the training set."""
-
-Norms = tuple[Float[Tensor, "stop row"], Float[Tensor, "stop row"]]
-"""‖(H+λI)⁻¹ g‖ and gᵀ (H+λI)⁻¹ g."""
-
-
-@dataclass(frozen=True)
-class Shortlist:
-    """Exact influence of some training examples on some queries.
-
-    Attributes:
-        rows: Which training examples, ascending.
-        influence: Of each on every query at every stop.
-        norms: Their normalizers where those of the index come from rounded rows, else None.
-    """
-
-    rows: Int[Tensor, "some"]
-    influence: Float[Tensor, "query stop some"]
-    norms: Norms | None
 
 
 @dataclass(frozen=True)
@@ -100,11 +84,10 @@ class Scorer:
             return
         tail = self._tail(dampings, gradients)
         left = gradients - index.basis.rotation.back(queries)
-        for part, values in self._products(left):
+        weights = index.weights(dampings, sum(queries.sizes)).to(index.dtype)
+        for part, values in self._products(left) if index.partial else index.products(left):
             progress(part.stop / count)
-            core = rotated.influence(
-                queries, index.some(part), index.weights(dampings, sum(queries.sizes)).to(index.dtype)
-            )
+            core = rotated.influence(queries, index.some(part), weights)
             yield part, core + tail[:, None] * values[:, None]
 
     def _by_a_pass(
@@ -143,63 +126,47 @@ class Scorer:
         keep = min(max(top, SHORTLIST), index.count)
         if keep * len(gradients) * len(dampings) > 8 * index.count or 4 * keep > index.count:
             return None
-        queries = index.basis.rotation.rotate(gradients)
+        queries = basis.rotation.rotate(gradients)
         dtype = index.quickest(len(gradients) * len(dampings)) if index.rounded else None
         core = torch.cat([part for _, part in index.influence(queries, dampings, dtype=dtype)], dim=2)
         progress(0.2)
         asked = index.weighted(queries, dampings)
-        rows = self._who(core, queries, rotated.dots(asked, queries), dampings, methods, top, keep)
-        progress(0.4)
-        if basis.tail is not None and not index.rounded:  # what is missing is the same at all dampings
-            split = self.task.plan.split(self.task.objective, gradients)
-            parts, norms = self._listed(
-                rows, split, GradientBatch.parts, (), lambda done: progress(0.4 + 0.6 * done)
-            )
-            left = parts - rotated.plain_products(queries, index.some(rows))
-            tail = self._tail(dampings, gradients)
-            influence = core[:, :, rows] + tail[:, None] * left[:, None]
-        else:
-            vectors, made = self._met(gradients, asked, dampings, len(rows))
-            parts, norms = self._listed(
-                rows, vectors, made, dampings, lambda done: progress(0.4 + 0.6 * done)
-            )
-            influence = parts.reshape(len(gradients), len(dampings), -1)
-        return Shortlist(rows, influence, norms)
+        lists = Lists(index, core, queries, rotated.dots(asked, queries), dampings, methods, top, keep)
+        progress(0.3)
+        score = self._afresh(core, gradients, queries, asked, dampings, len(lists.first))
+        first = score(lists.first)
+        progress(0.8)
+        rest = lists.rest(first)
+        return first.joined(score(rest)) if len(rest) else first
 
-    def _who(
+    def _afresh(
         self,
         core: Float[Tensor, "query stop train"],
+        gradients: Float[Tensor, "query param"],
         queries: Rows,
-        own: Float[Tensor, "stop query"],
+        asked: list[Float[Tensor, "query stop _"]],
         dampings: Sequence[float],
-        methods: Sequence[RelativeMethod],
-        top: int,
-        keep: int,
-    ) -> Int[Tensor, "some"]:
-        """Everybody who can be among the `top` best, or the `keep` best by their scores where those are fewer.
-
-        By Cauchy-Schwarz nobody is further off than the roots of what the rows leave out of both
-        self-influences, and of their rounding.
-        """
+        examples: int,
+    ) -> Callable[[Int[Tensor, "some"]], Shortlist]:
+        """What scores training examples exactly, by their gradients: some `examples` of them at once."""
         index = self.index
-        everybody = slice(0, index.count)
-        chosen = torch.zeros(index.count, dtype=torch.bool, device=core.device)
-        missing, beyond = index.query_left_out(queries, own, dampings), index.left_out(dampings)
-        every = index.self_influence(dampings)
-        rounding = index.rounding(index.quickest(len(own)) if index.rounded else index.dtype)
-        shy = torch.finfo(index.stored_dtype).eps if index.rounded else 0.0
-        for stop, damping in enumerate(dampings):
-            reach = torch.outer(missing[stop].sqrt(), beyond[stop].sqrt())
-            reach += rounding * torch.outer(own[stop].sqrt(), every[stop].sqrt())
-            for method in methods:
-                score = index.relative(method, core[:, stop], damping, everybody)
-                slack = index.relative(method, reach.to(core.dtype), damping, everybody)
-                for signed in (score, -score):
-                    best = signed.topk(keep, dim=1)
-                    doubt = slack.gather(1, best.indices) + shy * best.values.abs()
-                    floor = (best.values - doubt).topk(min(top, keep), dim=1).values[:, -1:]
-                    chosen[best.indices[best.values + doubt >= floor]] = True
-        return torch.nonzero(chosen)[:, 0]
+        if index.basis.tail is not None and not index.rounded:  # what is missing is the same at all dampings
+            split = self.task.plan.split(self.task.objective, gradients)
+            tail = self._tail(dampings, gradients)
+
+            def by_what_is_missing(rows: Tensor) -> Shortlist:
+                parts, norms = self._listed(rows, split, GradientBatch.parts, ())
+                left = parts - rotated.plain_products(queries, index.some(rows))
+                return Shortlist(rows, core[:, :, rows] + tail[:, None] * left[:, None], norms)
+
+            return by_what_is_missing
+        vectors, made = self._met(gradients, asked, dampings, examples)
+
+        def by_everything(rows: Tensor) -> Shortlist:
+            parts, norms = self._listed(rows, vectors, made, dampings)
+            return Shortlist(rows, parts.reshape(len(gradients), len(dampings), -1), norms)
+
+        return by_everything
 
     def _met(
         self,
@@ -225,7 +192,6 @@ class Scorer:
         vectors: list[Float[Tensor, "vector _"]],
         made: Parts,
         dampings: Sequence[float],
-        progress: Progress,
     ) -> tuple[Float[Tensor, "vector some"], Norms | None]:
         """v·g_i of some training examples, their gradients computed afresh, and their own normalizers."""
         products: list[Tensor] = []
@@ -238,7 +204,6 @@ class Scorer:
                 if norms is not None:
                     norms.add(place, batch)
                 done = place.stop
-                progress(done / len(rows))
             return torch.cat(products, dim=1), None if norms is None else norms.finish()
 
     def pairs(

@@ -30,3 +30,9 @@ def data_folder() -> Path:
     folder = _find_data()
     assert folder is not None
     return folder
+
+
+@pytest.fixture
+def no_room_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A low-rank index of coordinates alone, as where memory has no room for the gradients beside them."""
+    monkeypatch.setattr("relatif_widgets.fitting._gradient_bytes", lambda task: 1 << 60)

@@ -27,10 +27,12 @@ OURS: dict[str, Any] = {
     "name": "ekfac", "epoch": 10.0, "fit": 50.0, "self-influence": 0.001, "prepare": 0.5, "click": 0.6,
     "another damping": 2.0, "slide": 2e-5, "streamed": 0.4, "index": 4.8e9, "certified": 1.0, "product": 100.0,
     "peak": 6e9, "threads": 2, "batch": {"1000": 10.0, "10000": 90.0}, "top": [[1, 2, 3, 4, 5]],
+    "on": ["2020-02-02", "a processor"],
 }  # fmt: skip
 THEIRS: dict[str, Any] = {
     "name": "kronfluence", "epoch": 11.0, "fit": 55.0, "self-influence": 33.0, "one query": 22.0, "peak": 1e9,
     "threads": 2, "batch": {"10000": 440.0}, "top": [[1, 2, 3, 4, 6]], "note": "EK-FAC",
+    "on": ["2020-02-01", "a processor"],
 }  # fmt: skip
 
 
@@ -54,12 +56,18 @@ def test_epochs_are_those_of_the_same_process(bench: ModuleType) -> None:
         and "0.90 × the time of one plain" in line
         for line in lines
     )
-    assert "`make bench`, 2 threads." in lines
+    assert lines[-2:] == [
+        "- 2020-02-02, a processor: EK-FAC.",
+        "- 2020-02-01, a processor: kronfluence 1.0.1.",
+    ]
+    elsewhere = bench.compose({"ekfac": OURS, "kronfluence": THEIRS | {"on": ["2020-02-02", "another"]}})
+    assert "| kronfluence 1.0.1 | 5 (55 s) |" in elsewhere
+    assert "ratio of seconds" not in elsewhere  # of two machines
 
 
 def test_a_large_model_has_a_line_of_its_own(bench: ModuleType) -> None:
     result = {
-        "name": "resnet18", "epoch": 90.0, "fit": 1800.0, "prepare": 13.5, "top": 4.5, "parameters": 11_181_642,
+        "name": "resnet18", "on": ["2020-02-02", "a processor"], "epoch": 90.0, "fit": 1800.0, "prepare": 13.5, "top": 4.5, "parameters": 11_181_642,
         "examples": 50_000, "memory": "3GB", "peak": 3.5e9, "threads": 2,
         "index": "index: 1.1 GB of rotated gradients in float32, 5,500 of 11,181,642 coordinates",
     }  # fmt: skip
@@ -73,7 +81,7 @@ def test_a_large_model_has_a_line_of_its_own(bench: ModuleType) -> None:
 
 def test_a_dense_fisher_has_a_line_of_its_own(bench: ModuleType) -> None:
     result = {
-        "name": "dense", "parameters": 7850, "examples": 60_000, "fit": 75.0, "product": 50.0, "peak": 5.4e9,
+        "name": "dense", "on": ["2020-02-02", "a processor"], "parameters": 7850, "examples": 60_000, "fit": 75.0, "product": 50.0, "peak": 5.4e9,
         "threads": 2,
     }  # fmt: skip
     text = bench.compose({"ekfac": OURS, "dense": result})

@@ -321,8 +321,13 @@ def test_random_signs_are_few_in_every_row_and_nearly_at_right_angles() -> None:
     assert 0.5 < float(spectrum.min()) < float(spectrum.max()) < 1.7
 
 
-def test_low_rank_scores_are_those_of_its_matrix_by_every_road() -> None:
-    """Scores for all, and top k by a shortlist whose gradients are computed afresh."""
+@pytest.mark.parametrize("room", [True, False])
+def test_low_rank_scores_are_those_of_its_matrix_by_every_road(
+    room: bool, request: pytest.FixtureRequest
+) -> None:
+    """Scores for all, and top k by the stored gradients or by a shortlist whose gradients are computed afresh."""
+    if not room:
+        request.getfixturevalue("no_room_for_gradients")
     x, y = blobs(1200)
     explainer = Explainer(mlp(), (x, y), curvature=LowRank(6, "exact", iterations=2), damping=0.01)
     explainer.fit(progress=False)
@@ -341,7 +346,8 @@ def test_low_rank_scores_are_those_of_its_matrix_by_every_road() -> None:
         for sign, key in [("positive", score), ("negative", -score), ("both", score.abs())]:
             best = explainer.top_k(x[:1], y[:1], k=5, method=method, sign=sign)
             listed = explainer._scorer().shortlist(train[:1], [0.01], [method], 5, lambda done: None)
-            assert listed is not None  # or this test would test the other road
+            assert (listed is None) == room  # or this test would test the other road
+            assert bool(best.certified) or not room
             assert best.indices[0].tolist() == key[0].topk(5).indices.tolist()
             torch.testing.assert_close(best.scores[0], score[0, best.indices[0]], rtol=1e-8, atol=1e-10)
     shown = explainer.explain(x[0], labels=[int(y[0])])
@@ -357,6 +363,7 @@ def test_low_rank_scores_are_those_of_its_matrix_by_every_road() -> None:
         assert rows[:5] == score[0].topk(5).indices.tolist()
 
 
+@pytest.mark.usefixtures("no_room_for_gradients")
 def test_a_certificate_is_never_wrong_and_not_always_withheld() -> None:
     x, y = blobs(1200)
     truth = Explainer(mlp(), (x, y), curvature="fisher", damping=0.1).fit(progress=False)

@@ -164,6 +164,7 @@ def test_blocks_and_methods_together_do_not_change_rankings() -> None:
         np.testing.assert_array_equal(shorter.returned[method], prefix.returned[method])
 
 
+@pytest.mark.usefixtures("no_room_for_gradients")
 def test_a_shortlist_of_all_methods_together_holds_the_certain_best_of_each() -> None:
     x, y = blobs(1000)
     curvature = LowRank(rank=20, labels="exact")
