@@ -189,7 +189,7 @@ def _everybody(
 
 def _screens(index: Index, damping: float, k: int, queries: int) -> bool:
     """Whether rows that tell everything are rounded for a shortlist, and what is on it is scored by them."""
-    if index.rows is None or index.partial or index.basis.solver is not None or index.basis.tail is not None:
+    if index.rows is None or index.partial or index.basis.solver is not None:
         return False
     quick = index.quickest(queries) != index.dtype and 2 * (k + ROUNDED) <= index.count
     return quick and index.basis.is_definite(damping)
@@ -217,11 +217,14 @@ def _shortlisted(
     sign: Sign,
     keep: int,
 ) -> dict[RelativeMethod, TopK]:
-    index = scorer.index
-    queries = index.basis.rotation.rotate(gradients)
-    candidates = _candidates(index, queries, damping, bounding, methods, sign, keep)
+    index = ranked = scorer.index
+    if index.basis.tail is not None and index.complete:
+        ranked, queries = index.plain, Rows((index.basis.solve(gradients, damping),))
+    else:
+        queries = index.basis.rotation.rotate(gradients)
+    candidates = _candidates(index, ranked, queries, damping, bounding, methods, sign, keep)
     lists = {method: one.rows.sort(1).values for method, one in candidates.items()}
-    exact = _on_lists(scorer, gradients, queries, damping, lists)
+    exact = _on_lists(scorer, ranked, gradients, queries, damping, lists)
     stored = index.stored_dtype
     found = {}
     for method, rows in lists.items():
@@ -241,6 +244,7 @@ def _shortlisted(
 
 def _candidates(
     index: Index,
+    ranked: Index,
     queries: Rows,
     damping: float,
     bounding: float,
@@ -253,13 +257,19 @@ def _candidates(
     By Cauchy-Schwarz nobody is further off than the roots of what the rows leave out
     of both self-influences, and of their rounding. The training examples' are those at
     `bounding`, which is no larger than the damping.
+
+    Args:
+        index: What the normalizers are of.
+        ranked: What makes the scores: the same, or the gradients beside it.
+        queries: As `ranked` takes them.
+        damping, bounding, methods, sign, keep: As above.
     """
-    (own,) = index.self_influence([bounding])
-    _, asked = index.norms(queries, [damping])
-    missing = index.query_left_out(queries, asked, [damping])[0]
-    dtype = index.quickest(len(queries))
-    reach = torch.stack([missing.sqrt(), index.rounding(dtype) * asked[0].sqrt()], dim=1).to(index.dtype)
-    others = torch.stack([index.left_out([bounding])[0].sqrt(), own.sqrt()]).to(index.dtype)
+    (own,) = ranked.self_influence([bounding])
+    _, asked = ranked.norms(queries, [damping])
+    missing = ranked.query_left_out(queries, asked, [damping])[0]
+    dtype = ranked.quickest(len(queries))
+    reach = torch.stack([missing.sqrt(), ranked.rounding(dtype) * asked[0].sqrt()], dim=1).to(index.dtype)
+    others = torch.stack([ranked.left_out([bounding])[0].sqrt(), own.sqrt()]).to(index.dtype)
     one = torch.ones(index.count, dtype=index.dtype, device=own.device)
     # 1 / normalizer; scores are its product with the numerator.
     scales = {
@@ -268,7 +278,7 @@ def _candidates(
         if method != "influence"
     }
     candidates = {method: Candidates(keep) for method in methods}
-    for part, core in index.influence(queries, [damping], dtype=dtype):
+    for part, core in ranked.influence(queries, [damping], dtype=dtype):
         estimate = scores.signed(core[:, 0], sign)
         bound = torch.addmm(estimate, reach, others[:, part])
         for method, lists in candidates.items():
@@ -282,6 +292,7 @@ def _candidates(
 
 def _on_lists(
     scorer: Scorer,
+    ranked: Index,
     gradients: Float[Tensor, "query param"],
     queries: Rows,
     damping: float,
@@ -298,7 +309,7 @@ def _on_lists(
     if index.partial:
         products, norms = scorer.pairs(every // count, every % count, gradients, queries, damping)
     else:
-        products, norms = index.pairs(every // count, every % count, queries, damping), None
+        products, norms = ranked.pairs(every // count, every % count, queries, damping), None
     some = torch.unique(every // count)
     found = {}
     for method, code in codes.items():

@@ -280,7 +280,7 @@ def fit(
 def _room(
     task: Task, rotation: Rotation | None, storage: torch.dtype | None, folder: Path | None, spare: int
 ) -> Store | None:
-    """Room for the rows, and for the gradients where the rows do not tell them; None where there is not even the first."""
+    """Room for the rows, and for the gradients where the rows do not tell them; None where the rows do not fit."""
     count = task.source.length
     needed = count * _row_bytes(task, rotation, storage)
     if needed > spare:

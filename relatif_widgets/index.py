@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import rows as rotated
 from . import scores
-from .curvature import Eigenbasis
+from .curvature import Eigenbasis, NoRotation
 from .errors import ModelError
 from .normalizers import DampedSquares
 from .products import product
@@ -116,6 +116,18 @@ class Index:
         stored = sum(self.rows.sizes) if self.kept is None else self.kept.count
         share = f"{stored:,} of {self.basis.size:,}"
         return f"{self.basis.summary}; ranked by {share} coordinates, the best scored exactly"
+
+    @cached_property
+    def plain(self) -> Index:
+        """The gradients beside the rows as an index of their own, for queries that are solved for: s_test·g_i."""
+        assert self.rows is not None
+        assert self.rows.gradients is not None
+        basis = Eigenbasis("gradients as they are", NoRotation(), None, size=self.basis.size)
+        plain = Index(basis, self.count, Rows((self.rows.gradients,)), self.dtype)
+        squares = self.rows.squares
+        assert squares is not None
+        plain.keep([plain._key(0.0)], squares.sqrt()[None], squares[None])
+        return plain
 
     @cached_property
     def _stored_basis(self) -> Eigenbasis:

@@ -67,8 +67,9 @@ def test_epochs_are_those_of_the_same_process(bench: ModuleType) -> None:
 
 def test_a_large_model_has_a_line_of_its_own(bench: ModuleType) -> None:
     result = {
-        "name": "resnet18", "on": ["2020-02-02", "a processor"], "epoch": 90.0, "fit": 1800.0, "prepare": 13.5, "top": 4.5, "parameters": 11_181_642,
+        "name": "resnet18", "epoch": 90.0, "fit": 1800.0, "prepare": 13.5, "top": 4.5, "parameters": 11_181_642,
         "examples": 50_000, "memory": "3GB", "peak": 3.5e9, "threads": 2,
+        "on": ["2020-02-02", "a processor"],
         "index": "index: 1.1 GB of rotated gradients in float32, 5,500 of 11,181,642 coordinates",
     }  # fmt: skip
     text = bench.compose({"ekfac": OURS, "resnet18": result})
@@ -81,8 +82,8 @@ def test_a_large_model_has_a_line_of_its_own(bench: ModuleType) -> None:
 
 def test_a_dense_fisher_has_a_line_of_its_own(bench: ModuleType) -> None:
     result = {
-        "name": "dense", "on": ["2020-02-02", "a processor"], "parameters": 7850, "examples": 60_000, "fit": 75.0, "product": 50.0, "peak": 5.4e9,
-        "threads": 2,
+        "name": "dense", "parameters": 7850, "examples": 60_000, "fit": 75.0, "product": 50.0, "peak": 5.4e9,
+        "threads": 2, "on": ["2020-02-02", "a processor"],
     }  # fmt: skip
     text = bench.compose({"ekfac": OURS, "dense": result})
     assert "softmax regression on MNIST, 7,850 parameters, 60,000 examples" in text

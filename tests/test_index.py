@@ -19,7 +19,7 @@ from relatif_widgets.errors import ChoiceError
 from relatif_widgets.explanation import Sign
 from relatif_widgets.fitting import _beside_rows
 from relatif_widgets.gradients import GradientBatch
-from relatif_widgets.index import Index, RelativeMethod, _multiplies_bfloat16
+from relatif_widgets.index import Index, RelativeMethod
 from relatif_widgets.normalizers import weights_bytes
 from relatif_widgets.rows import Outer, Rows, choose, part_products
 from relatif_widgets.scoring import Scorer
@@ -356,13 +356,15 @@ def test_a_list_for_each_query_gives_what_scoring_everybody_gives(sign: str) -> 
         torch.testing.assert_close(ours.scores[same], whole.scores[same])
 
 
-@pytest.mark.skipif(not _multiplies_bfloat16(torch.device("cpu")), reason="no fast bfloat16 here")
+@pytest.mark.parametrize("curvature", ["ekfac", LowRank(30, "exact", iterations=3)])
 @pytest.mark.parametrize("sign", ["positive", "negative", "both"])
 def test_many_queries_of_a_whole_index_are_screened_in_bfloat16(
-    sign: Sign, monkeypatch: pytest.MonkeyPatch
+    sign: Sign, curvature: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As where the processor multiplies it quickly."""
+    monkeypatch.setattr("relatif_widgets.index._multiplies_bfloat16", lambda device: True)
     x, y = images(2000)
-    explainer = Explainer(convnet().float(), (x.float(), y), curvature="ekfac", damping=0.1).fit(
+    explainer = Explainer(convnet().float(), (x.float(), y), curvature=curvature, damping=0.1).fit(
         progress=False
     )
     methods: tuple[RelativeMethod, ...] = ("influence", "theta_relative", "loss_relative")

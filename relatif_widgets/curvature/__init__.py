@@ -7,7 +7,7 @@ from typing import get_args
 
 from ..errors import ChoiceError, one_of, unknown_name
 from ..gradients import Plan
-from .base import Columns, Curvature, Eigenbasis, Held, OnePass, Parts, Rotation, Setting
+from .base import Columns, Curvature, Eigenbasis, Held, NoRotation, OnePass, Parts, Rotation, Setting
 from .dense import BlockFisher, EmpiricalFisher, Fisher, Hessian
 from .identity import Identity
 from .kronecker import EKFAC, KFAC
@@ -31,6 +31,7 @@ __all__ = [
     "Identity",
     "Lissa",
     "LowRank",
+    "NoRotation",
     "OnePass",
     "Parts",
     "Rotation",
