@@ -28,7 +28,11 @@ from .shortlists import Lists, Norms, Shortlist
 from .task import Task
 
 SHORTLIST = 200
-"""Examples of a ranking that are scored exactly; of 1,024 eigenpairs, enough for the top 5 of 99 queries in 100."""
+"""Examples of a ranking that are scored exactly at the most.
+
+Of 1,024 eigenpairs enough for the top 5 of 99 queries in 100 at a damping near the smallest of them; not for the
+tables of 50 at far smaller ones (`python benchmarks/shortlists.py`).
+"""
 
 FEW = 8
 """Gradients at once below which forming them costs more than forward mode."""
