@@ -79,6 +79,7 @@ class LowRank:
         self.rank, self.iterations, self.coverage, self.seed = rank, iterations, coverage, seed
         self.labels = Labels(labels, "rademacher", seed, whole=True)
         self._grown = 0
+        self._rotation: Columns | None = None
 
     @property
     def passes(self) -> int:
@@ -98,7 +99,7 @@ class LowRank:
         self._setting, self._grown = setting, 0
         self._generator = torch.Generator().manual_seed(self.seed)
         self._kept = self._allowed(RANK) if self.rank is None else min(self.rank, setting.objective.size)
-        self._rotation: Rotation | None = None
+        self._rotation = None
         self._trace, self._count = 0.0, 0
         self._product = torch.empty(0)
         self._waiting = Waiting(TOGETHER)
@@ -176,6 +177,8 @@ class LowRank:
         )
 
     def working_memory(self, size: int, plan: Plan, *, last: bool = False) -> int:
+        if last and self._rotation is not None:
+            return self._rotation.vectors.nbytes
         return 0 if self.rank is None else 4 * size * self.rank * 9 // 8 * 8
 
     def _allowed(self, most: int) -> int:
