@@ -143,7 +143,8 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         "",
         "Written by `make bench`; do not edit. The paper's ConvNet on CIFAR-10: 24,234 parameters, all of them "
         "scored, 50,000 training pictures, damping 0.1, the predicted label. Every line ran in a process of its "
-        "own with nothing beside it; when and where stands at the end. The unit is **one plain training epoch** over "
+        "own with nothing beside it; when and where stands at the end, and in a line measured on another kind of "
+        "processor, whose epochs have another length. The unit is **one plain training epoch** over "
         "the same data at batch 256, measured in the same process; seconds stand in brackets.",
         "",
     ]
@@ -161,8 +162,10 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
             "another damping",
             result.get("one query") if name in ("kronfluence", "dattri", "captum") else None,
         )
+        elsewhere = one is not None and kind(result) != kind(one)
         rows.append([
-            TITLES[name], epochs(result, result["fit"]), epochs(result, result.get("self-influence")),
+            f"{TITLES[name]} (on {kind(result)})" if elsewhere else TITLES[name],
+            epochs(result, result["fit"]), epochs(result, result.get("self-influence")),
             click, epochs(result, damped),
             "; ".join(f"{int(count):,}: {epochs(result, value)}" for count, value in many),
             f"{result['peak'] / 1e9:.2f} GB",
@@ -224,6 +227,11 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         lines += [dense(kept["dense"]), ""]
     lines += [*measured(kept), ""]
     return "\n".join(lines)
+
+
+def kind(result: Result) -> str:
+    """The instructions of the processor that a result was measured on."""
+    return result["on"][1].rpartition(", ")[2]
 
 
 def measured(kept: dict[str, Result]) -> list[str]:

@@ -3,12 +3,14 @@
 On CPUs torch gives float32 products to MKL, which wants many columns: with eleven, one for each
 stop of the damping slider, it came to a quarter of its rate at 64. oneDNN, which torch uses for
 convolutions, does not mind; a product of matrices is a convolution by kernels of 1 × 1. With
-thousands of rows and columns it came to two thirds of oneDNN's rate as well. `python
-benchmarks/products.py` compares the two.
+AVX-512 MKL came to two thirds of oneDNN's rate with thousands of rows and columns as well. With
+AVX2 alone oneDNN had half of MKL's from some tens of columns on. `python benchmarks/products.py`
+compares the two.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,7 +31,7 @@ _LONG = 4096
 """Rows from which on the vectors are laid out anew in no time beside the product, however many."""
 
 _LANES = 16
-"""float32 numbers that a core multiplies at once: columns come in such groups."""
+"""float32 numbers that a core with AVX-512 multiplies at once, which columns are padded to; elsewhere, too many."""
 
 
 def product(
@@ -49,6 +51,7 @@ def product(
     small = len(rows) * rows.shape[1] * count < _SMALL
     short = len(rows) < _SHORT
     wide = count > _FEW and _LANES * count > len(rows) and len(rows) < _LONG
+    wide = wide or (count >= _LANES and not _by_avx512())
     if count == 1 or small or short or wide or not _by_onednn(rows, vectors):
         return rows @ vectors.T
     if _LANES < count <= _FEW and count % _LANES:
@@ -63,6 +66,12 @@ def exact_convolutions(device: torch.device) -> bool:
     mkldnn: Any = torch.backends.mkldnn  # without types
     precision = getattr(getattr(mkldnn, "conv", None), "fp32_precision", "none")
     return device.type == "cpu" and precision in ("none", "ieee")
+
+
+@cache
+def _by_avx512() -> bool:
+    """Whether torch multiplies sixteen numbers at once here."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _by_onednn(rows: Tensor, vectors: Tensor) -> bool:

@@ -61,7 +61,7 @@ def test_epochs_are_those_of_the_same_process(bench: ModuleType) -> None:
         "- 2020-02-01, a processor: kronfluence 1.0.1.",
     ]
     elsewhere = bench.compose({"ekfac": OURS, "kronfluence": THEIRS | {"on": ["2020-02-02", "another"]}})
-    assert "| kronfluence 1.0.1 | 5 (55 s) |" in elsewhere
+    assert "| kronfluence 1.0.1 (on another) | 5 (55 s) |" in elsewhere
     assert "ratio of seconds" not in elsewhere  # of two machines
 
 

@@ -25,7 +25,11 @@ from relatif_widgets.products import product
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_product_is_what_float64_gives(rows: int, dim: int, vectors: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("avx512", [True, False])
+def test_a_product_is_what_float64_gives(
+    rows: int, dim: int, vectors: int, dtype: torch.dtype, avx512: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_by_avx512", lambda: avx512)
     torch.manual_seed(0)
     left, right = torch.randn(rows, dim, dtype=dtype), torch.randn(vectors, dim, dtype=dtype)
     found = product(left, right)
@@ -51,7 +55,13 @@ def test_which_library_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(products.functional, "conv2d", counted)
     rows, vectors = torch.randn(700, 900), torch.randn(22, 900)
+    monkeypatch.setattr(products, "_by_avx512", lambda: False)
     whole = product(rows, vectors)
+    assert asked == []
+    torch.testing.assert_close(product(rows, vectors[:11]), whole[:, :11], rtol=0, atol=1e-3)
+    assert asked.pop() == (700, 900, 11)
+    monkeypatch.setattr(products, "_by_avx512", lambda: True)
+    torch.testing.assert_close(product(rows, vectors), whole, rtol=0, atol=1e-3)
     assert asked == [(700, 900, 32)]
     wide = torch.randn(700, 1800)[:, ::2]  # not next to each other in memory
     torch.testing.assert_close(product(wide, vectors), wide @ vectors.T, rtol=0, atol=1e-3)
