@@ -108,7 +108,10 @@ def processor() -> str:
     """What this machine computes with, as far as it says."""
     import torch
 
-    named = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t :")
+    told = Path("/proc/cpuinfo")  # of Linux
+    named = (
+        told.read_text().partition("model name")[2].partition("\n")[0].strip("\t :") if told.exists() else ""
+    )
     cores = f"{torch.get_num_threads()} cores"
     return f"{named or platform.processor()}, {cores}, {torch.backends.cpu.get_cpu_capability()}"
 

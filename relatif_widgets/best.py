@@ -218,7 +218,7 @@ def _shortlisted(
     keep: int,
 ) -> dict[RelativeMethod, TopK]:
     index = ranked = scorer.index
-    if index.basis.tail is not None and index.complete:
+    if index.plain is not None:
         ranked, queries = index.plain, Rows((index.basis.solve(gradients, damping),))
     else:
         queries = index.basis.rotation.rotate(gradients)

@@ -19,7 +19,6 @@ from . import scores
 from .curvature import Eigenbasis, NoRotation
 from .errors import ModelError
 from .normalizers import DampedSquares
-from .products import product
 from .rows import Kept, Rows
 
 RelativeMethod = Literal["influence", "theta_relative", "loss_relative"]
@@ -76,9 +75,7 @@ class Index:
     @property
     def complete(self) -> bool:
         """Whether nothing is left out: every coordinate is there, if rounded, or the gradients are."""
-        if self.basis.tail is not None:
-            return self.rows is not None and self.rows.gradients is not None
-        return self.kept is None
+        return self.kept is None and (self.basis.tail is None or self.plain is not None)
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -118,10 +115,10 @@ class Index:
         return f"{self.basis.summary}; ranked by {share} coordinates, the best scored exactly"
 
     @cached_property
-    def plain(self) -> Index:
-        """The gradients beside the rows as an index of their own, for queries that are solved for: s_test·g_i."""
-        assert self.rows is not None
-        assert self.rows.gradients is not None
+    def plain(self) -> Index | None:
+        """The gradients beside the rows as an index of their own, whose scores are v·g_i; None where there are none."""
+        if self.rows is None or self.rows.gradients is None:
+            return None
         basis = Eigenbasis("gradients as they are", NoRotation(), None, size=self.basis.size)
         plain = Index(basis, self.count, Rows((self.rows.gradients,)), self.dtype)
         squares = self.rows.squares
@@ -285,18 +282,6 @@ class Index:
         for start in range(0, self.count, step):
             part = slice(start, min(start + step, self.count))
             yield part, rotated.products(ready, self.rows[part], self.dtype)
-
-    def products(
-        self, vectors: Float[Tensor, "vector param"]
-    ) -> Iterator[tuple[slice, Float[Tensor, "vector part"]]]:
-        """v·g_i for every vector and training example, by the gradients that are stored beside the rows."""
-        assert self.rows is not None
-        gradients = self.rows.gradients
-        assert gradients is not None
-        step = max(1, min(_STEP // len(vectors), _READ // gradients.shape[1]))
-        for start in range(0, self.count, step):
-            part = slice(start, min(start + step, self.count))
-            yield part, product(gradients[part], vectors).T
 
     def pairs(
         self, rows: Int[Tensor, "pair"], at: Int[Tensor, "pair"], queries: Rows, damping: float

@@ -50,8 +50,8 @@ def product(
     count = len(vectors)
     small = len(rows) * rows.shape[1] * count < _SMALL
     short = len(rows) < _SHORT
-    wide = count > _FEW and _LANES * count > len(rows) and len(rows) < _LONG
-    wide = wide or (count >= _LANES and not _by_avx512())
+    many = count > _FEW and _LANES * count > len(rows) and len(rows) < _LONG
+    wide = many if _by_avx512() else count >= _LANES
     if count == 1 or small or short or wide or not _by_onednn(rows, vectors):
         return rows @ vectors.T
     if _LANES < count <= _FEW and count % _LANES:

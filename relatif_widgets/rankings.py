@@ -63,7 +63,6 @@ def criteria(
     else:
         influence = listed.influence
     everybody: slice | Tensor = slice(0, count) if listed is None else listed.rows
-    norms = None if listed is None else listed.norms
     row_of = {} if listed is None else dict(enumerate(listed.rows.tolist()))
     done = 0
     tables: list[list[Ranking]] = []
@@ -77,7 +76,7 @@ def criteria(
                         numerators[stop],
                         damping,
                         everybody,
-                        None if norms is None else (norms[0][stop], norms[1][stop]),
+                        None if listed is None else listed.norms_at(stop),
                     )
                     for stop, damping in enumerate(dampings)
                 ]

@@ -89,7 +89,7 @@ class Scorer:
         tail = self._tail(dampings, gradients)
         left = gradients - index.basis.rotation.back(queries)
         weights = index.weights(dampings, sum(queries.sizes)).to(index.dtype)
-        for part, values in self._products(left) if index.partial else index.products(left):
+        for part, values in self._products(left):
             progress(part.stop / count)
             core = rotated.influence(queries, index.some(part), weights)
             yield part, core + tail[:, None] * values[:, None]
@@ -138,10 +138,9 @@ class Scorer:
         lists = Lists(index, core, queries, rotated.dots(asked, queries), dampings, methods, top, keep)
         progress(0.3)
         score = self._afresh(core, gradients, queries, asked, dampings, len(lists.first))
-        first = score(lists.first)
-        progress(0.8)
+        first = score(lists.first, lambda done: progress(0.3 + 0.4 * done))
         rest = lists.rest(first)
-        return first.joined(score(rest)) if len(rest) else first
+        return first.joined(score(rest, lambda done: progress(0.7 + 0.3 * done))) if len(rest) else first
 
     def _afresh(
         self,
@@ -151,23 +150,23 @@ class Scorer:
         asked: list[Float[Tensor, "query stop _"]],
         dampings: Sequence[float],
         examples: int,
-    ) -> Callable[[Int[Tensor, "some"]], Shortlist]:
+    ) -> Callable[[Int[Tensor, "some"], Progress], Shortlist]:
         """What scores training examples exactly, by their gradients: some `examples` of them at once."""
         index = self.index
         if index.basis.tail is not None and not index.rounded:  # what is missing is the same at all dampings
             split = self.task.plan.split(self.task.objective, gradients)
             tail = self._tail(dampings, gradients)
 
-            def by_what_is_missing(rows: Tensor) -> Shortlist:
-                parts, norms = self._listed(rows, split, GradientBatch.parts, ())
+            def by_what_is_missing(rows: Tensor, progress: Progress) -> Shortlist:
+                parts, norms = self._listed(rows, split, GradientBatch.parts, (), progress)
                 left = parts - rotated.plain_products(queries, index.some(rows))
                 return Shortlist(rows, core[:, :, rows] + tail[:, None] * left[:, None], norms)
 
             return by_what_is_missing
         vectors, made = self._met(gradients, asked, dampings, examples)
 
-        def by_everything(rows: Tensor) -> Shortlist:
-            parts, norms = self._listed(rows, vectors, made, dampings)
+        def by_everything(rows: Tensor, progress: Progress) -> Shortlist:
+            parts, norms = self._listed(rows, vectors, made, dampings, progress)
             return Shortlist(rows, parts.reshape(len(gradients), len(dampings), -1), norms)
 
         return by_everything
@@ -196,6 +195,7 @@ class Scorer:
         vectors: list[Float[Tensor, "vector _"]],
         made: Parts,
         dampings: Sequence[float],
+        progress: Progress,
     ) -> tuple[Float[Tensor, "vector some"], Norms | None]:
         """v·g_i of some training examples, their gradients computed afresh, and their own normalizers."""
         products: list[Tensor] = []
@@ -208,6 +208,7 @@ class Scorer:
                 if norms is not None:
                     norms.add(place, batch)
                 done = place.stop
+                progress(done / len(rows))
             return torch.cat(products, dim=1), None if norms is None else norms.finish()
 
     def pairs(
@@ -264,7 +265,11 @@ class Scorer:
     def _products(
         self, vectors: Float[Tensor, "vector param"]
     ) -> Iterator[tuple[slice, Float[Tensor, "vector part"]]]:
-        """v·g_i for every vector and training example, in one pass over the training set."""
+        """v·g_i for every vector and training example, by stored gradients or in one pass over the training set."""
+        if self.index.plain is not None:
+            for place, values in self.index.plain.influence(Rows((vectors,)), [0.0]):
+                yield place, values[:, 0]
+            return
         if self._parts_pay(len(vectors)):
             split = self.task.plan.split(self.task.objective, vectors)
             yield from self._part_products(split, GradientBatch.parts)

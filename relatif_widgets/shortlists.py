@@ -9,7 +9,7 @@ are scored exactly before the others: how far they were off says who else is wor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,8 +53,11 @@ class Shortlist:
         self, index: Index, method: RelativeMethod, stop: int, damping: float
     ) -> Float[Tensor, "query some"]:
         """Their scores by a method at one stop."""
-        norms = None if self.norms is None else (self.norms[0][stop], self.norms[1][stop])
-        return index.relative(method, self.influence[:, stop], damping, self.rows, norms)
+        return index.relative(method, self.influence[:, stop], damping, self.rows, self.norms_at(stop))
+
+    def norms_at(self, stop: int) -> Norms | None:
+        """Both normalizers at one stop, as `norms` has them at all."""
+        return None if self.norms is None else (self.norms[0][stop], self.norms[1][stop])
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Lists:
         rounding = index.rounding(index.quickest(len(own)) if index.rounded else index.dtype)
         self._reach = torch.empty_like(core)
         self._rankings: list[_Ranking] = []
+        marks = self._marks()
         for stop, damping in enumerate(dampings):
             reach = torch.outer(missing[stop].sqrt(), beyond[stop].sqrt())
             reach += rounding * torch.outer(own[stop].sqrt(), every[stop].sqrt())
@@ -123,7 +127,8 @@ class Lists:
                     best = (sign * score).topk(keep, dim=1)
                     off = slack.gather(1, best.indices)
                     self._rankings.append(_Ranking(method, stop, sign, best.indices, best.values, off))
-        self.first = self._marked(ranking.rows[:, :top] for ranking in self._rankings)
+                    marks[best.indices[:, :top]] = True
+        self.first = torch.nonzero(marks)[:, 0]
 
     def rest(self, first: Shortlist) -> Int[Tensor, "some"]:
         """Who else can be among the best, now that the first are scored; ascending."""
@@ -132,25 +137,15 @@ class Lists:
         granted = (GRANTED * share).clamp(max=1)[:, None]
         # Normalizers of those who were not scored come from rounded rows.
         shy = torch.finfo(self._index.stored_dtype).eps if self._index.rounded else 0.0
-        known = self._marks()
-        known[first.rows] = True
-
-        def hopeful() -> Iterator[Tensor]:
-            for ranking in self._rankings:
-                score = ranking.sign * first.relative(
-                    self._index, ranking.method, ranking.stop, self._dampings[ranking.stop]
-                )
-                floor = score.topk(min(self._top, score.shape[1]), dim=1).values[:, -1:]
-                best = ranking.estimates + granted * ranking.slack + shy * ranking.estimates.abs()
-                rows = ranking.rows[best >= floor]
-                yield rows[~known[rows]]
-
-        return self._marked(hopeful())
-
-    def _marked(self, rows: Iterable[Tensor]) -> Int[Tensor, "some"]:
         marks = self._marks()
-        for some in rows:
-            marks[some] = True
+        for ranking in self._rankings:
+            score = ranking.sign * first.relative(
+                self._index, ranking.method, ranking.stop, self._dampings[ranking.stop]
+            )
+            floor = score.topk(min(self._top, score.shape[1]), dim=1).values[:, -1:]
+            best = ranking.estimates + granted * ranking.slack + shy * ranking.estimates.abs()
+            marks[ranking.rows[best >= floor]] = True
+        marks[first.rows] = False
         return torch.nonzero(marks)[:, 0]
 
     def _marks(self) -> Bool[Tensor, "train"]:

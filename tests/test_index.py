@@ -122,18 +122,22 @@ def test_a_list_is_as_long_as_its_bound_asks_for(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         "relatif_widgets.fitting.choose", lambda rows, energies, numbers: choose(rows, energies, 50)
     )
-    part = Explainer(convnet(), (x, y), curvature="ekfac", damping=0.1).fit(progress=False)
+    part = Explainer(convnet(), (x, y), curvature="ekfac", damping=0.1, batch_size=5).fit(progress=False)
     assert part._ready().index.kept is not None
     methods: tuple[RelativeMethod, ...] = ("influence", "theta_relative", "loss_relative")
     (gradients,) = part._gradient_blocks(x[:1], None)
     scorer = part._scorer()
 
     def listed() -> Tensor:
-        found = scorer.shortlist(gradients, [0.1, 1.0], methods, 3, lambda done: None)
+        found = scorer.shortlist(gradients, [0.1, 1.0], methods, 3, told.append)
         assert found is not None
         return found.rows
 
+    told: list[float] = []
     short = listed()
+    assert told == sorted(told)
+    assert len(told) >= 2 + len(short) / 5  # a chance to cancel after each batch
+    assert told[-1] <= 1
     for damping in (0.1, 1.0):
         for method in methods:
             for sign in ("positive", "negative"):
