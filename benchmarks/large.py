@@ -1,6 +1,6 @@
 """Models of many parameters, with CIFAR-10's pictures: P×P and n×P nowhere.
 
-    python benchmarks/large.py resnet18 [--examples 50000] [--damping 0.1] [--memory 3GB]
+    python benchmarks/large.py resnet18 [--examples 50000] [--damping 0.1] [--memory 2GB]
     python benchmarks/large.py alexnet [--examples 256] [--damping 0.1] [--memory 9GB]
 
 ResNet-18 (11 million parameters) is trained for one epoch, and then has EK-FAC's truncated index.
@@ -183,7 +183,7 @@ def main() -> None:
     count, size = given.examples or (50_000 if small else 256), 32 if small else 224
     data, queries = Pictures(images[:count], labels[:count], size), Pictures(test, truth, size)
     if small:
-        with_ekfac(resnet18(), data, queries, given.damping, given.memory or "3GB")
+        with_ekfac(resnet18(), data, queries, given.damping, given.memory or "2GB")
     else:
         with_lissa(alexnet(), data, queries, given.damping, given.memory or "9GB")
 

@@ -183,8 +183,8 @@ class Index:
             return torch.zeros(len(rows), dtype=torch.float64, device=rows.tensors[0].device)
         return (rows.squares - rotated.squares(rows)).clamp(min=0)
 
-    def weighted(self, queries: Rows, dampings: Sequence[float]) -> list[Float[Tensor, "query stop _"]]:
-        """w c of complete rows, part by part."""
+    def weighted(self, queries: Rows, dampings: Sequence[float]) -> Iterator[Float[Tensor, "query stop _"]]:
+        """w c of complete rows, one part after the other."""
         weights = self.basis.part_weights(self._stops(dampings), queries.sizes, self.dtype)
         return rotated.preconditioned(queries, weights, self.dtype)
 
@@ -278,7 +278,7 @@ class Index:
             columns = len(queries) * len(dampings)
             made = max(columns, rotated.numbers(self.rows, columns, dtype or self.dtype))
             step = max(1, min(_STEP // made, _READ // sum(queries.sizes)))
-        ready = rotated.preconditioned(queries, weights, dtype or self.dtype)
+        ready = list(rotated.preconditioned(queries, weights, dtype or self.dtype))
         for start in range(0, self.count, step):
             part = slice(start, min(start + step, self.count))
             yield part, rotated.products(ready, self.rows[part], self.dtype)

@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,10 @@ from .products import product
 
 _FEW = 8
 """Vectors whose products with all rows cost no more than picking pairs."""
+
+
+_DOTTED = 1 << 16
+"""Coordinates of a query that are summed up in float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -255,13 +259,11 @@ def kept_part(part: Part, columns: Int[Tensor, "kept"] | None) -> list[Part]:
 
 def preconditioned(
     queries: Rows, weights: Iterable[Float[Tensor, "stop _"]], dtype: torch.dtype
-) -> list[Float[Tensor, "query stop _"]]:
+) -> Iterator[Float[Tensor, "query stop _"]]:
     """w c_test part by part, in the precision that it is multiplied in; see `scores.preconditioned`."""
-    ready = []
     for part, weight in zip(queries.parts, weights, strict=True):
         query = part.dense() if isinstance(part, Outer) else part
-        ready.append(scores.preconditioned(query, weight.to(query.dtype)).to(dtype))
-    return ready
+        yield scores.preconditioned(query, weight.to(query.dtype)).to(dtype)
 
 
 def numbers(rows: Rows, columns: int, dtype: torch.dtype) -> int:
@@ -276,7 +278,7 @@ def numbers(rows: Rows, columns: int, dtype: torch.dtype) -> int:
 
 
 def products(
-    queries: list[Float[Tensor, "query stop _"]], train: Rows, dtype: torch.dtype
+    queries: Iterable[Float[Tensor, "query stop _"]], train: Rows, dtype: torch.dtype
 ) -> Float[Tensor, "query stop row"]:
     """Σ w c_test c_i over all parts, summed in the given precision; see `scores.influence`."""
     total: Tensor | None = None
@@ -307,12 +309,17 @@ def part_products(
     return total
 
 
-def dots(ready: list[Float[Tensor, "query stop _"]], queries: Rows) -> Float[Tensor, "stop query"]:
-    """Σ w c² of queries, of which w c is there already, in float64."""
-    total = torch.zeros(*ready[0].shape[:2], dtype=torch.float64, device=ready[0].device)
+def dots(ready: Iterable[Float[Tensor, "query stop _"]], queries: Rows) -> Float[Tensor, "stop query"]:
+    """Σ w c² of queries, of whose w c the parts come one after the other, in float64."""
+    total: Tensor | None = None
     for part, weighted in zip(queries.parts, ready, strict=True):
         dense = part.dense() if isinstance(part, Outer) else part
-        total += (weighted * dense[:, None]).sum(2, dtype=torch.float64)
+        for own, of in zip(
+            torch.split(dense, _DOTTED, dim=1), torch.split(weighted, _DOTTED, dim=2), strict=True
+        ):
+            found = (of.double() * own.double()[:, None]).sum(2)
+            total = found if total is None else total.add_(found)
+    assert total is not None
     return total.T
 
 

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -134,10 +134,10 @@ class Scorer:
         dtype = index.quickest(len(gradients) * len(dampings)) if index.rounded else None
         core = torch.cat([part for _, part in index.influence(queries, dampings, dtype=dtype)], dim=2)
         progress(0.2)
-        asked = index.weighted(queries, dampings)
-        lists = Lists(index, core, queries, rotated.dots(asked, queries), dampings, methods, top, keep)
+        own = rotated.dots(index.weighted(queries, dampings), queries)
+        lists = Lists(index, core, queries, own, dampings, methods, top, keep)
         progress(0.3)
-        score = self._afresh(core, gradients, queries, asked, dampings, len(lists.first))
+        score = self._afresh(core, gradients, queries, dampings, len(lists.first))
         first = score(lists.first, lambda done: progress(0.3 + 0.4 * done))
         rest = lists.rest(first)
         return first.joined(score(rest, lambda done: progress(0.7 + 0.3 * done))) if len(rest) else first
@@ -147,7 +147,6 @@ class Scorer:
         core: Float[Tensor, "query stop train"],
         gradients: Float[Tensor, "query param"],
         queries: Rows,
-        asked: list[Float[Tensor, "query stop _"]],
         dampings: Sequence[float],
         examples: int,
     ) -> Callable[[Int[Tensor, "some"], Progress], Shortlist]:
@@ -163,7 +162,7 @@ class Scorer:
                 return Shortlist(rows, core[:, :, rows] + tail[:, None] * left[:, None], norms)
 
             return by_what_is_missing
-        vectors, made = self._met(gradients, asked, dampings, examples)
+        vectors, made = self._met(gradients, index.weighted(queries, dampings), dampings, examples)
 
         def by_everything(rows: Tensor, progress: Progress) -> Shortlist:
             parts, norms = self._listed(rows, vectors, made, dampings, progress)
@@ -174,7 +173,7 @@ class Scorer:
     def _met(
         self,
         gradients: Float[Tensor, "query param"],
-        weighted: list[Float[Tensor, "query stop _"]],
+        weighted: Iterable[Float[Tensor, "query stop _"]],
         dampings: Sequence[float],
         examples: int,
     ) -> tuple[list[Tensor], Parts]:

@@ -19,6 +19,8 @@ from relatif_widgets.products import product
         (700, 900, 11),  # a convolution
         (700, 900, 16),
         (700, 900, 22),  # padded to 32
+        (700, 3456, 11),  # in three stripes without AVX-512
+        (700, 2305, 11),  # in none: its divisors are too small
         (700, 900, 65),  # too many for so few rows
         (5000, 40, 70),  # many rows
         (4096, 60, 300),  # many of both
@@ -49,9 +51,9 @@ def test_which_library_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
     plain = torch.nn.functional.conv2d
 
-    def counted(picture: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+    def counted(picture: torch.Tensor, kernels: torch.Tensor, groups: int) -> torch.Tensor:
         asked.append((picture.shape[2], picture.shape[1], len(kernels)))
-        return plain(picture, kernels)
+        return plain(picture, kernels, groups=groups)
 
     monkeypatch.setattr(products.functional, "conv2d", counted)
     rows, vectors = torch.randn(700, 900), torch.randn(22, 900)
@@ -60,6 +62,9 @@ def test_which_library_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == []
     torch.testing.assert_close(product(rows, vectors[:11]), whole[:, :11], rtol=0, atol=1e-3)
     assert asked.pop() == (700, 900, 11)
+    long, few = torch.randn(700, 3 * 1152), torch.randn(19, 3 * 1152)
+    torch.testing.assert_close(product(long, few), long @ few.T, rtol=0, atol=1e-3)
+    assert asked.pop() == (700, 3 * 1152, 3 * 24)
     monkeypatch.setattr(products, "_by_avx512", lambda: True)
     torch.testing.assert_close(product(rows, vectors), whole, rtol=0, atol=1e-3)
     assert asked == [(700, 900, 32)]
