@@ -20,7 +20,7 @@ from relatif_widgets.products import _striped, product
 
 ROWS, WIDTH, STEP = 16_384, 18_496, 4_096
 DENSE = 6462
-COLUMNS = (1, 2, 8, 11, 16, 22, 24, 33, 64)
+COLUMNS = (1, 2, 8, 11, 16, 22, 24, 33, 64, 250, 256)
 STRIPES = (4, 8, 16)
 
 

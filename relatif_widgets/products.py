@@ -5,7 +5,8 @@ stop of the damping slider, it came to a quarter of its rate at 64. oneDNN, whic
 convolutions, does not mind; a product of matrices is a convolution by kernels of 1 × 1. With
 AVX-512 MKL came to two thirds of oneDNN's rate with thousands of rows and columns as well. With
 AVX2 alone oneDNN had half of MKL's from some tens of columns on; for fewer it is asked to take
-rows in stripes (a convolution in groups), which it went through in two thirds of the time.
+rows in stripes (a convolution in groups), which it went through in two thirds of the time. MKL came
+to two thirds of its rate where rows of the result are no multiple of 32 bytes.
 `python benchmarks/products.py` compares them all.
 """
 
@@ -37,11 +38,8 @@ _LANES = 16
 _HALF = 8
 """The same without AVX-512."""
 
-_STRIPED = 64
-"""Vectors up to which oneDNN is as quick as MKL without AVX-512, in stripes."""
-
 _STRIPE = 1152
-"""Numbers of a row at least that make a stripe; the vectors beside it stay in a core's own cache."""
+"""Numbers of a row at least that make a stripe; what goes with it stays in a core's own cache."""
 
 
 def product(
@@ -62,14 +60,21 @@ def product(
     short = len(rows) < _SHORT
     many = count > _FEW and _LANES * count > len(rows) and len(rows) < _LONG
     stripes = 1 if _by_avx512() else _stripes(rows.shape[1])
-    wide = many if _by_avx512() else count > (_STRIPED if stripes > 1 else _LANES - 1)
-    if count == 1 or small or short or wide or not _by_onednn(rows, vectors):
+    wide = many if _by_avx512() else count > _FEW or (stripes == 1 and count >= _LANES)
+    if count == 1 or small or short:
         return rows @ vectors.T
+    if wide or not _by_onednn(rows, vectors):
+        return (rows @ _padded(vectors, _HALF).T)[:, :count]
     if stripes > 1:
         return _striped(rows, vectors, stripes)
-    if _LANES < count <= _FEW and count % _LANES:
-        vectors = functional.pad(vectors, (0, 0, 0, -count % _LANES))
+    if _LANES < count <= _FEW:
+        vectors = _padded(vectors, _LANES)
     return _convolved(rows, vectors)[:, :count]
+
+
+def _padded(vectors: Float[Tensor, "vector dim"], lanes: int) -> Float[Tensor, "padded dim"]:
+    """As many as fill all lanes, by zeros."""
+    return functional.pad(vectors, (0, 0, 0, -len(vectors) % lanes)) if len(vectors) % lanes else vectors
 
 
 def _stripes(width: int) -> int:
@@ -85,7 +90,7 @@ def _striped(
 ) -> Float[Tensor, "row vector"]:
     """The products of each stripe with its own part of the vectors, and their sum."""
     count = len(vectors)
-    padded = functional.pad(vectors, (0, 0, 0, -count % _HALF))
+    padded = _padded(vectors, _HALF)
     kernels = padded.reshape(len(padded), stripes, -1).transpose(0, 1).flatten(0, 1)
     return _convolved(rows, kernels, stripes).view(len(rows), stripes, -1).sum(1)[:, :count]
 

@@ -21,7 +21,7 @@ from relatif_widgets.fitting import _beside_rows
 from relatif_widgets.gradients import GradientBatch
 from relatif_widgets.index import Index, RelativeMethod
 from relatif_widgets.normalizers import weights_bytes
-from relatif_widgets.rows import Outer, Rows, choose, part_products
+from relatif_widgets.rows import Outer, Rows, choose, dots, part_products, preconditioned
 from relatif_widgets.scoring import Scorer
 
 
@@ -497,3 +497,13 @@ def test_early_passes_take_larger_batches_unless_a_collate_fn_may_pad_them(
         early, last = explainer._sizes["none"], explainer._sizes["row"]
         assert early == last if collate else early > last
         torch.testing.assert_close(explainer.fit(progress=False).scores(data[0][0][None]), right)
+
+
+def test_a_long_query_is_summed_up_in_float64() -> None:
+    """Of its own self-influence no digit is lost, however many coordinates it has."""
+    torch.manual_seed(0)
+    query = Rows((torch.randn(2, 70_000), Outer(torch.randn(2, 3), torch.randn(2, 5)), torch.randn(2, 0)))
+    weights = torch.rand(3, 70_015).double()
+    ready = preconditioned(query, torch.split(weights, query.sizes, dim=1), torch.float64)
+    exact = weights @ query.dense().double().square().T
+    torch.testing.assert_close(dots(ready, query), exact, rtol=1e-6, atol=0)

@@ -24,6 +24,7 @@ from relatif_widgets.products import product
         (700, 900, 65),  # too many for so few rows
         (5000, 40, 70),  # many rows
         (4096, 60, 300),  # many of both
+        (300, 500, 67),  # padded to 72
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
