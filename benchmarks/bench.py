@@ -8,7 +8,7 @@
 The paper's ConvNet on CIFAR-10 as notebooks/05-bird-or-plane.ipynb trains it. Each configuration runs in
 a process of its own, one after the other, and measures one plain training epoch beside itself: ratios
 compare on a machine whose speed varies, seconds do not. Results are kept as JSON in build/bench/,
-and beside the text in docs/benchmarks/.
+and beside the text in docs/benchmarks/, those of each kind of processor for themselves.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ def processor() -> str:
     return f"{named or platform.processor()}, {cores}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def load(folder: Path) -> dict[str, Result]:
-    files = {name: folder / f"{name}.json" for name in ALL}
-    return {name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.is_file()}
+def load(folder: Path) -> list[Result]:
+    files = [folder / f"{name}.json" for name in ALL]
+    return [json.loads(file.read_text("utf-8")) for file in files if file.is_file()]
 
 
 # docs/benchmarks.md
@@ -136,23 +136,43 @@ def epochs(result: Result, value: float | None) -> str:
     return f"{value / result['epoch']:.3g} ({seconds} s)"
 
 
-def compose(kept: dict[str, Result], quick: bool = False) -> str:
-    """The text, from what was measured."""
-    ours = {name: kept[name] for name in OURS if name in kept and "failed" not in kept[name]}
-    peers = {name: kept[name] for name in PEERS if name in kept and "failed" not in kept[name]}
-    one = ours.get("ekfac")
+def compose(results: Sequence[Result], quick: bool = False) -> str:
+    """The text, from what was measured, a section for each kind of processor."""
     lines = [
         "# Benchmarks",
         "",
         "Written by `make bench`; do not edit. The paper's ConvNet on CIFAR-10: 24,234 parameters, all of them "
         "scored, 50,000 training pictures, damping 0.1, the predicted label. Every line ran in a process of its "
-        "own with nothing beside it; when and where stands at the end, and in a line measured on another kind of "
-        "processor, whose epochs have another length. The unit is **one plain training epoch** over "
-        "the same data at batch 256, measured in the same process; seconds stand in brackets.",
+        "own with nothing beside it. The unit is **one plain training epoch** over "
+        "the same data at batch 256, measured in the same process; seconds stand in brackets. Epochs of two kinds "
+        "of processor do not compare, so each has its own tables; when and where stands at the end of them.",
+        "",
+        "*A new query*: here the tables of the best 50 by the three criteria at all eleven dampings, both signs, and "
+        "by k-NN; *shown*: with its document, pictures and all, which is what one click costs; elsewhere one score "
+        "of every training example. *A new damping* lies between the slider's stops; at a stop it is a lookup. "
+        "*Many queries*: the best five by all three criteria; elsewhere one score of every training example. "
+        "*Self-influence* here is made by the fit, and looked up. An empty cell: the library has no such question, or "
+        "was not asked it. A process's peak memory counts Python, torch, the data and the epochs too. *Certified*: by "
+        "a bound, nobody outside can belong to those five. Where it is not, they have been scored exactly, but "
+        "somebody who was not might do better.",
         "",
     ]
     if quick:
         lines += ["**A rehearsal on 600 pictures: none of these numbers is a result.**", ""]
+    kinds: dict[str, dict[str, Result]] = {}
+    for result in results:
+        kinds.setdefault(kind(result), {})[result["name"]] = result
+    for of in sorted(kinds, key=lambda of: (-len(kinds[of]), of)):
+        lines += [f"## Processors with {of}", "", *section(of, kinds[of], quick)]
+    return "\n".join(lines)
+
+
+def section(of: str, kept: dict[str, Result], quick: bool) -> list[str]:
+    """What was measured on one kind of processor."""
+    ours = {name: kept[name] for name in OURS if name in kept and "failed" not in kept[name]}
+    peers = {name: kept[name] for name in PEERS if name in kept and "failed" not in kept[name]}
+    one = ours.get("ekfac")
+    lines: list[str] = []
     rows = []
     for name, result in {**ours, **peers}.items():
         if name == "growth":
@@ -165,9 +185,8 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
             "another damping",
             result.get("one query") if name in ("kronfluence", "dattri", "captum") else None,
         )
-        elsewhere = one is not None and kind(result) != kind(one)
         rows.append([
-            f"{TITLES[name]} (on {kind(result)})" if elsewhere else TITLES[name],
+            TITLES[name],
             epochs(result, result["fit"]), epochs(result, result.get("self-influence")),
             click, epochs(result, damped),
             "; ".join(f"{int(count):,}: {epochs(result, value)}" for count, value in many),
@@ -175,16 +194,7 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
         ])  # fmt: skip
     head = ["", "fit", "self-influence of all", "a new query", "a new damping", "many queries", "peak memory"]
     lines += table(head, rows)
-    lines += [
-        "",
-        "*A new query*: here the tables of the best 50 by the three criteria at all eleven dampings, both signs, and "
-        "by k-NN; *shown*: with its document, pictures and all, which is what one click costs; elsewhere one score "
-        "of every training example. *A new damping* lies between the slider's stops; at a stop it is a lookup. "
-        "*Many queries*: the best five by all three criteria; elsewhere one score of every training example. "
-        "*Self-influence* here is made by the fit, and looked up. An empty cell: the library has no such question, or "
-        "was not asked it. A process's peak memory counts Python, torch, the data and the epochs too.",
-        "",
-    ]
+    lines.append("")
     lines += [f"- {TITLES[name]}: {result['note']}." for name, result in peers.items() if result.get("note")]
     failed = [
         f"- {TITLES.get(name, name)}: {result['failed']}."
@@ -193,7 +203,7 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
     ]
     missing = [TITLES.get(name, name) for name in ALL if name not in kept]
     if missing and not quick:
-        failed.append(f"- Not measured yet: {', '.join(missing)}.")
+        failed.append(f"- Not measured on this kind: {', '.join(missing)}.")
     lines += [*failed, ""]
     if one is not None:
         lines += [
@@ -213,14 +223,9 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
                     f"certified for {sure} of 100 queries (IF); the largest batch {work:.2f} × the time of one "
                     "plain float32 product of all gradients at this machine's rate."
                 )
-        lines += [
-            "",
-            "*Certified*: by a bound, nobody outside can belong to those five. Where it is not, they have been scored "
-            "exactly, but somebody who was not might do better.",
-            "",
-        ]
+        lines.append("")
     if "growth" in ours:
-        lines += ["![How cost grows with n, P and queries](benchmarks/growth.png)", ""]
+        lines += [f"![How cost grows with n, P and queries](benchmarks/{of}/growth.png)", ""]
         lines += ["*EK-FAC, one drawn label for each example: seconds against the number of training examples, of "
                   "parameters (an eighth of the training set) and of queries in a batch.*", ""]  # fmt: skip
     for name in LARGE:
@@ -228,8 +233,7 @@ def compose(kept: dict[str, Result], quick: bool = False) -> str:
             lines += [large(kept[name]), ""]
     if "dense" in kept and "failed" not in kept["dense"]:
         lines += [dense(kept["dense"]), ""]
-    lines += [*measured(kept), ""]
-    return "\n".join(lines)
+    return [*lines, *measured(kept), ""]
 
 
 def kind(result: Result) -> str:
@@ -348,15 +352,16 @@ def draw(growth: Result, file: Path) -> None:
 def write(folder: Path, quick: bool) -> Path:
     """The text, its plot, and beside that the results, so that one configuration can be measured again."""
     target = (folder if quick else ROOT / "docs") / "benchmarks.md"
-    if not quick:
-        beside = target.parent / "benchmarks"
-        beside.mkdir(parents=True, exist_ok=True)
-        for name in load(folder):
-            shutil.copy(folder / f"{name}.json", beside)
-        folder = beside
-    kept = load(folder)
-    if "growth" in kept and "failed" not in kept["growth"]:
-        draw(kept["growth"], target.parent / "benchmarks" / "growth.png")
+    beside = target.parent / "benchmarks"
+    if quick:
+        shutil.rmtree(beside, ignore_errors=True)
+    for result in load(folder):
+        place = beside / kind(result)
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / f"{result['name']}.json", place)
+        if result["name"] == "growth" and "failed" not in result:
+            draw(result, place / "growth.png")
+    kept = [result for place in sorted(beside.iterdir()) if place.is_dir() for result in load(place)]
     target.write_text(compose(kept, quick), encoding="utf-8")
     return target
 

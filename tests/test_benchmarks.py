@@ -37,7 +37,7 @@ THEIRS: dict[str, Any] = {
 
 
 def test_epochs_are_those_of_the_same_process(bench: ModuleType) -> None:
-    lines = bench.compose({"ekfac": OURS, "kronfluence": THEIRS}).splitlines()
+    lines = bench.compose([OURS, THEIRS]).splitlines()
     assert (
         "| EK-FAC | 5 (50 s) | 0.0001 (0.001 s) | 0.05 (0.5 s); shown: 0.06 (0.6 s) | 0.2 (2 s) "
         "| 1,000: 1 (10 s); 10,000: 9 (90 s) | 6.00 GB |" in lines
@@ -56,13 +56,24 @@ def test_epochs_are_those_of_the_same_process(bench: ModuleType) -> None:
         and "0.90 × the time of one plain" in line
         for line in lines
     )
-    assert lines[-2:] == [
+    assert lines[-4:-2] == [
         "- 2020-02-02, a processor: EK-FAC.",
         "- 2020-02-01, a processor: kronfluence 1.0.1.",
     ]
-    elsewhere = bench.compose({"ekfac": OURS, "kronfluence": THEIRS | {"on": ["2020-02-02", "another"]}})
-    assert "| kronfluence 1.0.1 (on another) | 5 (55 s) |" in elsewhere
-    assert "ratio of seconds" not in elsewhere  # of two machines
+
+
+def test_kinds_of_processor_do_not_mix(bench: ModuleType) -> None:
+    quicker = OURS | {"epoch": 5.0, "on": ["2020-02-03", "a processor, 2 cores, AVX512"]}
+    theirs = THEIRS | {"on": ["2020-02-03", "a processor, 2 cores, AVX2"]}
+    text = bench.compose([quicker, theirs, OURS | {"on": ["2020-02-03", "a processor, 2 cores, AVX2"]}])
+    first, second = text.index("## Processors with AVX2"), text.index("## Processors with AVX512")
+    assert first < second  # that with more lines
+    assert "| EK-FAC | 5 (50 s) |" in text[first:second]
+    assert "| kronfluence 1.0.1 | 5 (55 s) |" in text[first:second]
+    assert "ratio of seconds" in text[first:second]
+    assert "| EK-FAC | 10 (50 s) |" in text[second:]
+    assert "kronfluence 1.0.1 |" not in text[second:]
+    assert "ratio of seconds" not in text[second:]  # of two machines
 
 
 def test_a_large_model_has_a_line_of_its_own(bench: ModuleType) -> None:
@@ -72,7 +83,7 @@ def test_a_large_model_has_a_line_of_its_own(bench: ModuleType) -> None:
         "on": ["2020-02-02", "a processor"],
         "index": "index: 1.1 GB of rotated gradients in float32, 5,500 of 11,181,642 coordinates",
     }  # fmt: skip
-    text = bench.compose({"ekfac": OURS, "resnet18": result})
+    text = bench.compose([OURS, result])
     assert "**ResNet-18**, 11,181,642 parameters, all of them scored; 50,000 pictures" in text
     assert (
         "fit with all normalizers 20 (1,800 s), a new query by all methods at all stops 0.15 (13.5 s)" in text
@@ -85,15 +96,15 @@ def test_a_dense_fisher_has_a_line_of_its_own(bench: ModuleType) -> None:
         "name": "dense", "parameters": 7850, "examples": 60_000, "fit": 75.0, "product": 50.0, "peak": 5.4e9,
         "threads": 2, "on": ["2020-02-02", "a processor"],
     }  # fmt: skip
-    text = bench.compose({"ekfac": OURS, "dense": result})
+    text = bench.compose([OURS, result])
     assert "softmax regression on MNIST, 7,850 parameters, 60,000 examples" in text
     assert "in 75 s, 1.50 × the time of one plain float32 product" in text
 
 
 def test_what_failed_is_said(bench: ModuleType) -> None:
-    text = bench.compose({"ekfac": OURS, "trak": {"name": "trak", "failed": "stopped after 3600 s"}})
+    text = bench.compose([OURS, {"name": "trak", "failed": "stopped after 3600 s", "on": OURS["on"]}])
     assert "- TRAK 0.3.2: stopped after 3600 s." in text.splitlines()
-    assert "- Not measured yet: " in text
+    assert "- Not measured on this kind: " in text
     assert "kronfluence 1.0.1, captum 0.9.0, dattri 0.3.0, A dense Fisher, ResNet-18." in text
 
 
