@@ -236,5 +236,5 @@ def scaled_squares(rows: Float[Tensor, "row dim"], most: Float[Tensor, "row 1"])
 def _relative(
     influence: Float[Tensor, "*#query train"], normalizer: Float[Tensor, "*#query train"]
 ) -> Float[Tensor, "*#query train"]:
-    scores = influence / normalizer
-    return torch.where(normalizer == 0, torch.zeros_like(scores), scores)
+    scores, zero = influence / normalizer, normalizer == 0
+    return torch.where(zero, 0, scores) if bool(zero.any()) else scores  # of few, seldom any
