@@ -107,16 +107,7 @@ class GradientBatch:
     @cached_property
     def loss_slopes(self) -> Float[Tensor, "batch output"]:
         """δ = ∇_f ℓ(f, y) at the targets."""
-        outputs = self.outputs.detach().requires_grad_()
-        with torch.enable_grad():
-            total = self.objective.loss.per_example(outputs, self.targets).sum()
-            if not total.requires_grad:
-                raise ModelError(
-                    f"loss {self.objective.loss.name!r} does not depend on the outputs in a way that can be "
-                    "differentiated. Is there a .detach(), a round trip through numpy, or torch.no_grad()?"
-                )
-            (slopes,) = torch.autograd.grad(total, outputs)
-        return slopes
+        return self.objective.loss.slopes(self.outputs, self.targets)
 
     @property
     def jacobian(self) -> Float[Tensor, "batch output param"]:
@@ -271,12 +262,13 @@ class GradientBatch:
     def _directional(self, vector: Float[Tensor, "param"]) -> Float[Tensor, "batch"]:
         objective = self.objective
 
-        def losses(parameters: Mapping[str, Tensor]) -> Tensor:
-            return objective.loss.per_example(objective.outputs(parameters, self.inputs), self.targets)
+        def outputs(parameters: Mapping[str, Tensor]) -> Tensor:
+            return objective.outputs(parameters, self.inputs)
 
         with sdpa_kernel(SDPBackend.MATH):
-            values: Tensor = jvp(losses, (objective.parameters,), (_tangents(objective, vector),))[1]
-        return values
+            found: tuple[Tensor, ...] = jvp(outputs, (objective.parameters,), (_tangents(objective, vector),))
+        values, moved = found[:2]
+        return (objective.loss.slopes(values, self.targets) * moved).sum(1)
 
     def check_gradient(self, part: Part) -> None:
         """Refuse gradients that are not finite, as `check` does."""

@@ -41,6 +41,25 @@ class Loss(ABC):
     def per_example(self, outputs: Float[Tensor, "batch output"], targets: Tensor) -> Float[Tensor, "batch"]:
         """ℓ for every example of a batch."""
 
+    def slopes(
+        self, outputs: Float[Tensor, "batch output"], targets: Tensor
+    ) -> Float[Tensor, "batch output"]:
+        """δ = ∇_f ℓ(f, y).
+
+        Raises:
+            ModelError: The loss can't be differentiated.
+        """
+        outputs = outputs.detach().requires_grad_()
+        with torch.enable_grad():
+            total = self.per_example(outputs, targets).sum()
+            if not total.requires_grad:
+                raise ModelError(
+                    f"loss {self.name!r} does not depend on the outputs in a way that can be "
+                    "differentiated. Is there a .detach(), a round trip through numpy, or torch.no_grad()?"
+                )
+            (slopes,) = torch.autograd.grad(total, outputs)
+        return slopes
+
     def curvature_factor(
         self, outputs: Float[Tensor, "batch output"]
     ) -> Float[Tensor, "batch factor output"]:
@@ -106,7 +125,20 @@ class Loss(ABC):
         return None
 
 
-class CrossEntropy(Loss):
+class Confident(Loss):
+    """A loss with slopes p − y: in float32 they lose their digits where the model is sure and right.
+
+    There they are small, but RelatIF divides by them. They are computed in float64.
+    """
+
+    def slopes(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.device.type == "mps":  # has no float64
+            return super().slopes(outputs, targets)
+        wide = targets.double() if targets.is_floating_point() else targets
+        return super().slopes(outputs.double(), wide).to(outputs.dtype)
+
+
+class CrossEntropy(Confident):
     """−log softmax(f)_y, with class weights and label smoothing as torch counts them."""
 
     name = "cross_entropy"
@@ -185,7 +217,7 @@ class CrossEntropy(Loss):
         return None if self.weight is None else self.weight.detach().to(outputs)
 
 
-class BinaryCrossEntropy(Loss):
+class BinaryCrossEntropy(Confident):
     """Sigmoid cross entropy, summed or averaged over the outputs of one example."""
 
     name = "bce_with_logits"

@@ -507,3 +507,32 @@ def test_a_long_query_is_summed_up_in_float64() -> None:
     ready = preconditioned(query, torch.split(weights, query.sizes, dim=1), torch.float64)
     exact = weights @ query.dense().double().square().T
     torch.testing.assert_close(dots(ready, query), exact, rtol=1e-6, atol=0)
+
+
+def test_a_truncated_index_in_float32_scores_the_confident_as_float64_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gradients of losses of a millionth: once for the normalizers, once more for the numerators."""
+    x, y = images(600)
+    model = convnet()
+    with torch.no_grad():
+        model[-1].weight *= 150
+        model[-1].bias *= 150
+        y = model(x).argmax(1)
+        losses = nn.functional.cross_entropy(model(x), y, reduction="none")
+    assert int((losses < 1e-5).sum()) > 20
+    queries = x[losses.argsort()[:30]]  # the surest
+    whole = Explainer(model, (x, y), curvature="ekfac", damping=0.01).fit(progress=False)
+    monkeypatch.setattr("relatif_widgets.fitting._row_bytes", lambda task, rotation, storage: 1 << 60)
+    monkeypatch.setattr(
+        "relatif_widgets.fitting.choose", lambda rows, energies, room: choose(rows, energies, 40)
+    )
+    part = Explainer(model.float(), (x.float(), y), curvature="ekfac", damping=0.01, batch_size=7)
+    part.fit(progress=False)
+    assert part._ready().index.kept is not None
+    for method in ("theta_relative", "loss_relative"):
+        right = whole.scores(queries, method=method)
+        found = part.scores(queries.float(), method=method).double()
+        torch.testing.assert_close(found, right, rtol=2e-4, atol=2e-5 * float(right.abs().max()))
+        top = part.top_k(queries.float(), k=5, method=method)
+        torch.testing.assert_close(top.scores.double(), right.gather(1, top.indices), rtol=2e-4, atol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import oracles
 import pytest
@@ -56,6 +57,32 @@ def test_per_example_losses_of_values(loss: object, reference: Callable[[Tensor,
     outputs = torch.randn(4, 2, dtype=torch.float64)
     targets = torch.rand(4, 2, dtype=torch.float64)
     torch.testing.assert_close(as_loss(loss).per_example(outputs, targets), reference(outputs, targets))
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "targets"),
+    [
+        ("cross_entropy", [[20.0, 3.0, -1.0], [0.0, 14.0, 1.0]], [0, 1]),
+        (nn.CrossEntropyLoss(weight=WEIGHT), [[20.0, 3.0, -1.0], [0.0, 14.0, 1.0]], [0, 1]),
+        ("bce_with_logits", [[17.0], [-16.0]], [[1.0], [0.0]]),
+    ],
+)
+def test_slopes_of_the_confident_keep_their_digits(
+    loss: object, outputs: list[list[float]], targets: list[Any]
+) -> None:
+    """In float32 p − y is off by 6e-8, here as much as the slopes themselves."""
+    known, exact = as_loss(loss), torch.tensor(outputs, dtype=torch.float64)
+    found = known.slopes(exact.float(), torch.tensor(targets))
+    assert found.dtype == torch.float32
+    if isinstance(targets[0], list):
+        right = torch.tensor([[-1.0], [1.0]]).double() * (-exact.abs()).sigmoid()
+    else:
+        weight = getattr(known, "weight", None)
+        right = exact.softmax(1)
+        rows = torch.arange(2)
+        right[rows, targets] = -right.scatter(1, torch.tensor(targets)[:, None], 0.0).sum(1)
+        right = right if weight is None else right * weight[targets][:, None]
+    torch.testing.assert_close(found.double(), right, rtol=1e-6, atol=0)
 
 
 def expected_output_hessian(loss: object, outputs: Tensor) -> Tensor:

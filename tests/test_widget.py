@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -714,3 +716,23 @@ def test_a_regression_without_targets_says_what_it_needs(regression: Explainer) 
     with pytest.raises(ChoiceError, match="A regression is explained at target values, and this test set"):
         ExplanationWidget(regression, X).wait()
     assert ExplanationWidget(regression, X, labels=[0.5]).explanation.labels == ("0.5",)
+
+
+def test_python_ends_while_a_preparation_runs() -> None:
+    """A daemon thread that is stopped within torch would take the process down with SIGABRT."""
+    program = """
+import torch
+from torch import nn
+from relatif_widgets import Explainer, ExplanationWidget
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(200, 100), nn.Tanh(), nn.Linear(100, 10))
+x, y = torch.randn(4000, 200), torch.randint(10, (4000,))
+explainer = Explainer(model, (x, y), curvature="ekfac").fit(progress=False)
+widget = ExplanationWidget(explainer, (x, y))
+widget.wait()
+widget.damping = 0.037
+print(widget.status)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "preparing\n"), ended.stderr

@@ -7,7 +7,10 @@ and only what the controls settle on comes back, as traits.
 
 from __future__ import annotations
 
+import atexit
 import threading
+import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 STATIC = Path(__file__).parent.parent / "static"
 STRIP_LIMIT = 200
 """Most thumbnails that one request can ask for."""
+LAST_SECONDS = 10.0
+"""Which Python waits at its end for preparations that run, to stop at the next batch."""
 
 if not (STATIC / "widget.js").is_file():
     raise RelatifError("The front end is not built: run `make setup` in the checkout, or install a wheel.")
@@ -549,7 +554,7 @@ class ExplanationWidget(anywidget.AnyWidget):
             labels = tuple(dict.fromkeys([*labels, *shown.labels]))
 
         def progress(fraction: float) -> None:
-            if ticket != self._wanted:
+            if ticket != self._wanted or _ending.is_set():
                 raise _Superseded
             if ticket <= self._cancelled:
                 raise Cancelled
@@ -758,4 +763,20 @@ def in_words(error: Exception) -> str:
 
 
 def _background(target: Callable[..., None], *args: Any) -> threading.Thread:
-    return threading.Thread(target=target, args=args, name="relatif-prepare", daemon=True)
+    thread = threading.Thread(target=target, args=args, name="relatif-prepare", daemon=True)
+    _threads.add(thread)
+    return thread
+
+
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_ending = threading.Event()
+
+
+@atexit.register
+def _stop() -> None:
+    """Preparations end before Python does: a thread that it stops within torch takes the process down."""
+    _ending.set()
+    until = time.monotonic() + LAST_SECONDS
+    for thread in list(_threads):
+        if thread.is_alive():
+            thread.join(max(0.0, until - time.monotonic()))
