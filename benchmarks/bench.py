@@ -265,8 +265,8 @@ def large(one: Result) -> str:
         f'`memory_limit="{one["memory"]}"`; in epochs of its own training: fit with all normalizers '
         f"{epochs(one, one['fit'])}, a new query by all methods at all stops {epochs(one, one['prepare'])}, its best "
         f"five at one damping {epochs(one, one['top'])}; peak memory {one['peak'] / 1e9:.2f} GB, the pictures and "
-        f"the training among it. {one['index'][0].upper()}{one['index'][1:]} with the most energy; the best are scored "
-        "exactly from gradients computed afresh."
+        f"the training among it. {one['index'][0].upper()}{one['index'][1:]} with the most energy, those "
+        "of an outer product by its factors; the best are scored exactly from gradients computed afresh."
     )
 
 

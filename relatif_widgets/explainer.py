@@ -96,8 +96,9 @@ class Explainer:
         storage: Precision in which rotated gradients are kept, "float32", "float16" or
             "bfloat16" (half the memory, and two or three digits); None for the model's
             own. The best of a ranking are scored exactly from gradients computed afresh;
-            `scores` and `self_influence` keep the rounding.
-        index_folder: A folder on a disk where rotated gradients are kept in a file, mapped
+            `scores` and `self_influence` keep the rounding. "low_rank" keeps its
+            coordinates alone then, no gradients beside them.
+        index_folder: A folder on a disk, made if it is not there, where rotated gradients are kept in a file, mapped
             into memory, instead of in memory: `memory_limit` does not count them, and the
             file goes with the explainer. None: in memory.
         class_names: Names of the classes, a list or a mapping from index; by default the data set's own, else numbers.
@@ -125,7 +126,7 @@ class Explainer:
         collate_fn: Collate | None = None,
         device: torch.device | str | None = None,
         space: Space = "inputs",
-        memory_limit: int | str | None = None,
+        memory_limit: int | float | str | None = None,
         storage: Storage | torch.dtype | None = None,
         index_folder: str | os.PathLike[str] | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,

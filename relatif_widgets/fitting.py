@@ -421,22 +421,24 @@ def available_memory() -> int:
     return max(free // 2, 64 << 20)
 
 
-def as_bytes(limit: int | str | None) -> int | None:
-    """Bytes of a number or of text such as "2GB" (powers of ten).
+def as_bytes(limit: int | float | str | None) -> int | None:
+    """Bytes of a number or of text such as "2GB" (powers of ten) or "2GiB" (of 1,024).
 
-    >>> as_bytes("1.5 MB")
-    1500000
+    >>> as_bytes("1.5 MB"), as_bytes("2KiB"), as_bytes(2e9)
+    (1500000, 2048, 2000000000)
     """
-    if limit is None or (isinstance(limit, int) and not isinstance(limit, bool) and limit > 0):
-        return limit
-    found = (
-        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", limit.lower())
-        if isinstance(limit, str)
-        else None
-    )
+    if limit is None:
+        return None
+    if isinstance(limit, (int, float)) and not isinstance(limit, bool) and 1 <= limit < 1 << 62:
+        return int(limit)
+    text = limit.lower() if isinstance(limit, str) else ""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)b?|([kmgt])ib)\s*", text)
     if found is None or float(found[1]) == 0:
-        raise ChoiceError(f'memory_limit={limit!r}; expected a number of bytes or text such as "2GB".')
-    return int(float(found[1]) * _UNITS[found[2]])
+        raise ChoiceError(
+            f'memory_limit={limit!r}; expected a number of bytes, or text such as "2GB" or "2GiB".'
+        )
+    unit = 1024 ** " kmgt".index(found[3]) if found[3] else _UNITS[found[2]]
+    return int(float(found[1]) * unit)
 
 
 def _same_data(task: Task, before: str, now: str) -> str:
@@ -491,8 +493,9 @@ def as_folder(folder: Any) -> Path | None:
         with tempfile.TemporaryFile(dir=place):
             pass
     except (OSError, TypeError) as error:
+        why = "there is a file of that name" if isinstance(error, FileExistsError) else error
         raise ChoiceError(
-            f"index_folder={folder!r} cannot be written to: {error}. Expected a folder on a disk with room, "
+            f"index_folder={folder!r} cannot be written to: {why}. Expected a folder on a disk with room, "
             'such as "/tmp/index".'
         ) from error
     return place
@@ -509,7 +512,12 @@ def stored(index: Index) -> str:
     text = f"{in_bytes(rows.nbytes)} of {held} in {precision}{where}"
     afresh = "the best of a ranking are scored afresh, and TopK.certified says where nobody else can belong to them"
     if kept is None:
-        return f"{text}; {afresh}" if index.partial else text
+        few = (
+            ""
+            if index.basis.tail is None or rows.gradients is not None
+            else ", their leading coordinates alone"
+        )
+        return f"{text}{few}; {afresh}" if index.partial else text
     values = index.basis.eigenvalues
     assert values is not None
     share = float(kept.of(values).sum() / values.sum())
