@@ -512,11 +512,7 @@ def stored(index: Index) -> str:
     text = f"{in_bytes(rows.nbytes)} of {held} in {precision}{where}"
     afresh = "the best of a ranking are scored afresh, and TopK.certified says where nobody else can belong to them"
     if kept is None:
-        few = (
-            ""
-            if index.basis.tail is None or rows.gradients is not None
-            else ", their leading coordinates alone"
-        )
+        few = "" if index.complete else ", their leading coordinates alone"
         return f"{text}{few}; {afresh}" if index.partial else text
     values = index.basis.eigenvalues
     assert values is not None
