@@ -23,7 +23,7 @@ from . import scores
 from .explanation import Sign
 from .index import Index, RelativeMethod
 from .rows import Rows
-from .scoring import SHORTLIST, Scorer
+from .scoring import SHORTLIST, Progress, Scorer, stretch
 
 ROUNDED = 20
 """Examples on a list beside the k best, where rows are only rounded: bfloat16 held the top 5 among the top 20."""
@@ -57,33 +57,6 @@ class TopK:
             torch.cat([block.indices for block in blocks]),
             torch.cat([block.scores for block in blocks]),
             torch.cat([block.certified for block in blocks]),
-        )
-
-
-class Running:
-    """The k best of scores that come part by part; equal ones by ascending index."""
-
-    def __init__(self, k: int, sign: Sign) -> None:
-        self._k, self._sign = k, sign
-        self._best: tuple[Tensor, Tensor] | None = None
-
-    def add(self, first: int, score: Float[Tensor, "query part"]) -> None:
-        """Scores of the training examples from `first` on."""
-        found, value = scores.top_k(score, min(self._k, score.shape[1]), self._sign)
-        found = found + first
-        if self._best is not None:
-            # Earlier parts come first, so equal scores stay in index order.
-            found, value = torch.cat([self._best[0], found], 1), torch.cat([self._best[1], value], 1)
-            order, value = scores.top_k(value, min(self._k, value.shape[1]), self._sign)
-            found = found.gather(1, order)
-        self._best = found, value
-
-    def top(self, certified: bool) -> TopK:
-        """The best of all that came."""
-        assert self._best is not None
-        indices, value = self._best
-        return TopK(
-            indices, value, torch.full((len(value),), certified, dtype=torch.bool, device=value.device)
         )
 
 
@@ -135,6 +108,7 @@ def top_k(
     methods: Sequence[RelativeMethod],
     k: int,
     sign: Sign,
+    progress: Progress,
 ) -> dict[RelativeMethod, TopK]:
     """The k best of every query by each method; the numerators are shared.
 
@@ -145,6 +119,7 @@ def top_k(
         methods: Which, each once.
         k: How many.
         sign: As in `scores.top_k`.
+        progress: Called with the fraction done; what it raises stops the work.
     """
     index = scorer.index
     screened = _screens(index, damping, k, len(gradients))
@@ -156,15 +131,20 @@ def top_k(
     # Bounds need normalizers, whatever the method. Those of a smaller damping are larger, and bound as well.
     bounding = index.stop_below(damping)
     if any(method != "influence" for method in methods) or (keep is not None and bounding is None):
-        scorer.prepare([damping], lambda done: None)
+        scorer.prepare([damping], stretch(progress, 0.0, 0.3))
         bounding = damping
     if keep is None:
-        return _everybody(scorer, gradients, damping, methods, k, sign)
+        return _everybody(scorer, gradients, damping, methods, k, sign, stretch(progress, 0.3, 1.0))
     assert bounding is not None
-    found = _shortlisted(scorer, gradients, damping, bounding, methods, k, sign, keep)
+    found = _shortlisted(
+        scorer, gradients, damping, bounding, methods, k, sign, keep, stretch(progress, 0.3, 0.9)
+    )
     doubtful = torch.nonzero(~torch.stack([top.certified for top in found.values()]).all(0))[:, 0]
     if screened and len(doubtful):
-        for method, sure in _everybody(scorer, gradients[doubtful], damping, methods, k, sign).items():
+        again = _everybody(
+            scorer, gradients[doubtful], damping, methods, k, sign, stretch(progress, 0.9, 1.0)
+        )
+        for method, sure in again.items():
             top = found[method]
             top.indices[doubtful], top.scores[doubtful] = sure.indices, sure.scores
             top.certified[doubtful] = sure.certified
@@ -178,13 +158,17 @@ def _everybody(
     methods: Sequence[RelativeMethod],
     k: int,
     sign: Sign,
+    progress: Progress,
 ) -> dict[RelativeMethod, TopK]:
     index = scorer.index
-    best = {method: Running(k, sign) for method in methods}
-    for part, influence in scorer.influence(gradients, [damping], lambda done: None):
+    best = {method: scores.Running(k, sign) for method in methods}
+    for part, influence in scorer.influence(gradients, [damping], progress):
         for method, running in best.items():
             running.add(part.start, index.relative(method, influence[:, 0], damping, part))
-    return {method: running.top(not index.rounded) for method, running in best.items()}
+    return {
+        method: TopK(*running.best, torch.full((len(gradients),), not index.rounded, device=gradients.device))
+        for method, running in best.items()
+    }
 
 
 def _screens(index: Index, damping: float, k: int, queries: int) -> bool:
@@ -216,6 +200,7 @@ def _shortlisted(
     k: int,
     sign: Sign,
     keep: int,
+    progress: Progress,
 ) -> dict[RelativeMethod, TopK]:
     index = ranked = scorer.index
     if index.plain is not None:
@@ -224,7 +209,7 @@ def _shortlisted(
         queries = index.basis.rotation.rotate(gradients)
     candidates = _candidates(index, ranked, queries, damping, bounding, methods, sign, keep)
     lists = {method: one.rows.sort(1).values for method, one in candidates.items()}
-    exact = _on_lists(scorer, ranked, gradients, queries, damping, lists)
+    exact = _on_lists(scorer, ranked, gradients, queries, damping, lists, progress)
     stored = index.stored_dtype
     found = {}
     for method, rows in lists.items():
@@ -297,6 +282,7 @@ def _on_lists(
     queries: Rows,
     damping: float,
     lists: dict[RelativeMethod, Int[Tensor, "query keep"]],
+    progress: Progress,
 ) -> dict[RelativeMethod, tuple[Float[Tensor, "query keep"], tuple[Tensor, Tensor] | None]]:
     """Exact influence and normalizers of those on the lists; a pair on several of them is computed once.
 
@@ -307,7 +293,7 @@ def _on_lists(
     codes = {method: rows * count + query for method, rows in lists.items()}
     every = torch.unique(torch.cat([code.flatten() for code in codes.values()]))
     if index.partial:
-        products, norms = scorer.pairs(every // count, every % count, gradients, queries, damping)
+        products, norms = scorer.pairs(every // count, every % count, gradients, queries, damping, progress)
     else:
         products, norms = ranked.pairs(every // count, every % count, queries, damping), None
     some = torch.unique(every // count)

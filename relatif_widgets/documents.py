@@ -19,7 +19,7 @@ from .errors import ChoiceError
 from .explanation import Explanation, Panel, Provenance, Query, Settings, TrainingExample
 from .fitting import Fitted
 from .rankings import rounded
-from .scoring import Progress, Scorer
+from .scoring import Progress, Scorer, stretch
 from .task import Label, Task, as_labels, value_text
 
 
@@ -69,8 +69,10 @@ def explain(
         targets, names, classes = explained(task, outputs, asked.labels, asked.truth)
         repeated = map_tensors(lambda x: x.expand(len(targets), *x.shape[1:]), inputs)
         gradients = task.query(repeated, targets).gradients
-        nearest = rankings.nearest(fitted.neighbors, inputs, asked.top)
-    tables, examined = rankings.criteria(scorer, gradients, asked.dampings, asked.top, progress)
+        nearest = rankings.nearest(fitted.neighbors, inputs, asked.top, stretch(progress, 0.0, 0.1))
+    tables, examined = rankings.criteria(
+        scorer, gradients, asked.dampings, asked.top, stretch(progress, 0.1, 1.0)
+    )
     mentioned = sorted(
         {i for panel in (*tables, [nearest]) for table in panel for row in table.examples for i in row}
     )

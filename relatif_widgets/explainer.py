@@ -26,7 +26,7 @@ from .index import RelativeMethod
 from .neighbors import Neighbors, no_input_space
 from .objective import LossLike, ParameterChoice, make_objective
 from .queries import CLOSE_MARGIN, DefaultLabels, QuerySet
-from .scoring import Progress, Scorer
+from .scoring import Progress, Scorer, stretch
 from .tags import Tags, as_indices
 from .task import BATCH, Label, attach, value_text
 
@@ -92,7 +92,8 @@ class Explainer:
             Where rotated gradients do not fit whole, the coordinates with the largest
             eigenvalues are kept, and the best of a ranking are scored exactly from
             gradients computed afresh; where there is room for none, each question takes
-            a pass over the training set. `report()` says which.
+            a pass over the training set. Inputs that have no room beside the curvature are
+            read anew whenever "nearest" is asked for. `report()` says which.
         storage: Precision in which rotated gradients are kept, "float32", "float16" or
             "bfloat16" (half the memory, and two or three digits); None for the model's
             own. The best of a ranking are scored exactly from gradients computed afresh;
@@ -133,7 +134,7 @@ class Explainer:
         render: media.Render | None = None,
     ) -> None:
         self.damping = as_damping(damping)
-        if not hasattr(dampings, "__iter__"):
+        if not hasattr(dampings, "__iter__") or isinstance(dampings, (str, bytes)):
             raise ChoiceError(f"dampings={dampings!r}; expected several, such as [0.001, 0.01, 0.1].")
         self.dampings = tuple(sorted({*map(as_damping, dampings), self.damping}))
         batch_size = None if batch_size is None else _count("batch_size", batch_size)
@@ -226,6 +227,7 @@ class Explainer:
         *,
         method: Method = "loss_relative",
         damping: float | None = None,
+        progress: Progress | None = None,
     ) -> Float[Tensor, "query train"]:
         """The score of every training example for every query; positive = helpful (Definition 2.1).
 
@@ -237,6 +239,7 @@ class Explainer:
                 "loss_relative" (Definition 3.4) or "nearest" (minus the squared
                 distance, see `space`; labels and damping do not enter).
             damping: λ; the explainer's default if None.
+            progress: Called with the fraction done, 0 to 1; what it raises stops the work.
 
         Returns:
             Scores in the model's dtype, [query, train] ("nearest": float64).
@@ -247,10 +250,11 @@ class Explainer:
         """
         chosen = self._damping(damping)
         one_of("method", method, METHODS)
+        told = progress or _silent
         if method == "nearest":
-            return torch.cat([*self._near(queries, labels, Neighbors.score)])
-        blocks = self._gradient_blocks(queries, labels)
-        return torch.cat([self._scored(block, method, chosen) for block in blocks])
+            return torch.cat([*self._near(queries, labels, Neighbors.score, told)])
+        blocks = self._gradient_blocks(queries, labels, told)
+        return torch.cat([self._scored(block, method, chosen, own) for block, own in blocks])
 
     def top_k(
         self,
@@ -261,11 +265,12 @@ class Explainer:
         method: Method = "loss_relative",
         damping: float | None = None,
         sign: Sign = "positive",
+        progress: Progress | None = None,
     ) -> TopK:
         """The k best training examples of every query, without ever holding [query, train].
 
         Args:
-            queries, labels, method, damping: As in `scores`.
+            queries, labels, method, damping, progress: As in `scores`.
             k: How many, at most the number of training examples.
             sign: "positive": most helpful; "negative": most harmful; "both": largest
                 absolute score, as in Eq. (11). "nearest" has no sign.
@@ -273,13 +278,23 @@ class Explainer:
         Returns:
             Indices and scores, best first; equal scores by ascending index.
         """
-        return self._top(queries, labels, k=k, methods=[method], damping=damping, sign=sign)[method]
+        found = self._top(
+            queries, labels, k=k, methods=[method], damping=damping, sign=sign, progress=progress
+        )
+        return found[method]
 
-    def self_influence(self, damping: float | None = None) -> Float[Tensor, "train"]:
-        """I_i,i = g_iᵀ (H+λI)⁻¹ g_i of every training example, float64: large for outliers and mislabels."""
+    def self_influence(
+        self, damping: float | None = None, *, progress: Progress | None = None
+    ) -> Float[Tensor, "train"]:
+        """I_i,i = g_iᵀ (H+λI)⁻¹ g_i of every training example, float64: large for outliers and mislabels.
+
+        Args:
+            damping: λ; the explainer's default if None. At a stop this is a lookup.
+            progress: As in `scores`.
+        """
         chosen = [self._damping(damping)]
         scorer = self._scorer()
-        scorer.prepare(chosen, _silent)
+        scorer.prepare(chosen, progress or _silent)
         return scorer.index.self_influence(chosen)[0].clone()
 
     def examples(self, indices: Iterable[int]) -> pd.DataFrame:
@@ -626,6 +641,7 @@ class Explainer:
                 *spectrum,
                 f"loss: {objective.loss.name}, mean {float(fitted.losses.mean()):.4g} on the training set",
                 f"index: {fitting.stored(fitted.index)}",
+                *fitting.unkept(fitted.neighbors),
                 f"fitted in {fitted.seconds:.1f} s",
             ]
         )
@@ -669,19 +685,24 @@ class Explainer:
                 wanted = targets[first:][: batch_length(inputs)]
             yield task.query(inputs, wanted, first)
 
-    def _gradient_blocks(self, queries: Any, labels: Any) -> Iterator[Tensor]:
-        """The queries' gradients, as many together as share a pass."""
+    def _gradient_blocks(
+        self, queries: Any, labels: Any, progress: Progress
+    ) -> Iterator[tuple[Tensor, Progress]]:
+        """The queries' gradients, as many together as share a pass, each with the progress of its own work."""
+        total = as_inputs(queries, "queries", self._collate).length
         waiting: list[Tensor] = []
+        first = last = 0
         for batch in self._asked(queries, labels):
             with self._task.evaluating():
                 waiting.append(batch.gradients)
-            if sum(map(len, waiting)) >= self._queries_at_once():
-                yield torch.cat(waiting)
-                waiting = []
-        if waiting:
-            yield torch.cat(waiting)
+            last += len(batch.targets)
+            if last - first >= self._queries_at_once() or last == total:
+                yield torch.cat(waiting), stretch(progress, first / total, last / total)
+                waiting, first = [], last
 
-    def _near(self, queries: Any, labels: Any, ask: Callable[[Neighbors, Any], T]) -> Iterator[T]:
+    def _near(
+        self, queries: Any, labels: Any, ask: Callable[[Neighbors, Any, Progress], T], progress: Progress
+    ) -> Iterator[T]:
         """What is asked of the neighbours of each batch of queries."""
         fitted, task = self._ready(), self._task
         source = as_inputs(queries, "queries", self._collate)
@@ -692,8 +713,11 @@ class Explainer:
             inputs = task.inputs(raw, "queries", first)
             if fitted.neighbors is None:
                 raise no_input_space(inputs)
+            last = first + batch_length(inputs)
+            own = stretch(progress, first / source.length, last / source.length)
             with task.evaluating():
-                found = ask(fitted.neighbors, inputs)
+                found = ask(fitted.neighbors, inputs, own)
+            own(1.0)
             yield found
 
     def _queries_at_once(self) -> int:
@@ -714,14 +738,13 @@ class Explainer:
         methods: Sequence[Method],
         damping: float | None = None,
         sign: Sign = "positive",
-        progress: Callable[[int], object] = lambda queries: None,
+        progress: Progress | None = None,
     ) -> dict[Method, TopK]:
         """`top_k` by several methods, whose influence is computed once.
 
         Args:
-            queries, labels, k, damping, sign: As in `top_k`.
+            queries, labels, k, damping, sign, progress: As in `top_k`.
             methods: Which, each once.
-            progress: Called with the number of rankings just made, queries × methods in all.
         """
         one_of("sign", sign, SIGNS)
         for method in methods:
@@ -736,25 +759,30 @@ class Explainer:
         chosen = self._damping(damping)
         found: dict[Method, list[TopK]] = {method: [] for method in methods}
         scored: list[RelativeMethod] = [method for method in methods if method != "nearest"]
-        for block in self._gradient_blocks(queries, labels) if scored else ():
-            for method, top in best.top_k(self._scorer(), block, chosen, scored, k, sign).items():
+        share, told = len(scored) / len(methods), progress or _silent
+        blocks = self._gradient_blocks(queries, labels, stretch(told, 0.0, share)) if scored else ()
+        for block, own in blocks:
+            for method, top in best.top_k(self._scorer(), block, chosen, scored, k, sign, own).items():
                 found[method].append(top)
-            progress(len(block) * len(scored))
+            own(1.0)
         if "nearest" in methods:
-            for indices, value in self._near(queries, labels, lambda known, inputs: known.top(inputs, k)):
+
+            def nearest(known: Neighbors, inputs: Any, own: Progress) -> tuple[Tensor, Tensor]:
+                return known.top(inputs, k, own)
+
+            for indices, value in self._near(queries, labels, nearest, stretch(told, share, 1.0)):
                 sure = torch.ones(len(indices), dtype=torch.bool, device=indices.device)
                 found["nearest"].append(TopK(indices, value, sure))
-                progress(len(indices))
         return {method: TopK.joined(blocks) for method, blocks in found.items()}
 
-    def _scored(self, block: Tensor, method: RelativeMethod, damping: float) -> Tensor:
+    def _scored(self, block: Tensor, method: RelativeMethod, damping: float, progress: Progress) -> Tensor:
         """Scores of the whole training set, [query, train]."""
         scorer = self._scorer()
         if method != "influence":
-            scorer.prepare([damping], _silent)
+            scorer.prepare([damping], stretch(progress, 0.0, 0.3))
         parts = [
             scorer.index.relative(method, influence[:, 0], damping, part)
-            for part, influence in scorer.influence(block, [damping], _silent)
+            for part, influence in scorer.influence(block, [damping], stretch(progress, 0.3, 1.0))
         ]
         return torch.cat(parts, dim=1)
 
@@ -790,7 +818,7 @@ def _one_input(query: Any, example: Any) -> Any:
 
 def as_damping(value: Any) -> float:
     try:
-        number = float(value)
+        number = float("" if isinstance(value, (str, bytes)) else value)
     except (TypeError, ValueError):
         raise ChoiceError(f"damping={value!r} is no number; expected λ > 0, such as 0.001.") from None
     if not (math.isfinite(number) and number > 0):

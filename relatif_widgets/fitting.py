@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ from .data import Fingerprint
 from .errors import ChoiceError, DataError, ModelError, one_of
 from .gradients import GradientBatch
 from .index import Index
-from .neighbors import Features, Neighbors, flatten_inputs
+from .neighbors import Features, Neighbors, Unkept, flatten_inputs
 from .normalizers import weights_bytes
 from .rows import Kept, Part, Rows, Waiting, choose, kept_part
 from .scoring import normalize
@@ -75,15 +76,22 @@ class Fitted:
 
 
 class Collected:
-    """What the last pass over the training set gathers, besides the rows."""
+    """What the last pass over the training set gathers, besides the rows.
 
-    def __init__(self, task: Task, features: Features | None) -> None:
+    Args:
+        task: Model and training set.
+        features: The space for k-NN, or None for the inputs themselves.
+        again: Examples a batch where inputs are not kept for k-NN but read anew; None where they are.
+    """
+
+    def __init__(self, task: Task, features: Features | None, again: int | None) -> None:
         self._task, self._features = task, features
+        self._again = None if features else again
         self._targets: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._predicted: list[Tensor] = []
         self._probability: list[Tensor] = []
-        self._space = None if features else shared_inputs(task)
+        self._space: Tensor | Unkept | None = None if features else shared_inputs(task)
         self._shared = self._space is not None
         self._spaceless = False
 
@@ -119,11 +127,22 @@ class Collected:
 
     def _place(self, first: int, places: Float[Tensor, "batch feature"]) -> None:
         if self._space is None:
-            self._space = places.new_empty(self._task.source.length, places.shape[1])
-        if self._space.shape[1] == places.shape[1]:
-            self._space[first : first + len(places)] = places
-        else:  # padded to different lengths: there is no distance between them
+            shape = self._task.source.length, places.shape[1]
+            self._space = (
+                places.new_empty(shape)
+                if self._again is None
+                else Unkept(partial(_inputs, self._task, self._again), shape)
+            )
+        if self._space.shape[1] != places.shape[1]:  # padded to different lengths: no distance between them
             self._spaceless = True
+        elif isinstance(self._space, Tensor):
+            self._space[first : first + len(places)] = places
+
+
+def _inputs(task: Task, size: int) -> Iterator[Float[Tensor, "part feature"]]:
+    """All training inputs, flattened, so many at a time."""
+    for batch in task.batches(task.source, size):
+        yield flatten_inputs(batch.inputs)
 
 
 def shared_inputs(task: Task) -> Float[Tensor, "train feature"] | None:
@@ -229,7 +248,8 @@ def fit(
     curvature.begin(
         Setting(objective, task.plan, count, damping, memory, lambda rows: next(task.some(rows, len(rows))))
     )
-    collected = Collected(task, features)
+    kept = _kept_inputs(task, curvature, sizes, memory)
+    collected = Collected(task, features, sizes["none"] if kept < _inputs_bytes(task) else None)
     fingerprint = ""
     rows: Rows | None = None
     store: Store | None = None
@@ -311,8 +331,8 @@ def _spare(
     if folder is not None:
         return shutil.disk_usage(folder).free
     held: Held = "part" if stops else "row"
-    parts = _beside_rows(task, curvature, sizes, held, last=True)
-    return memory - sum(parts.values()) - weights_bytes(stops, task.objective.size, task.objective.dtype)
+    beside = _beside_rows(task, curvature, sizes, held, memory)
+    return memory - beside - weights_bytes(stops, task.objective.size, task.objective.dtype)
 
 
 def _truncated(
@@ -381,12 +401,12 @@ def _at_once(task: Task, each: int, memory: int) -> int:
 
 
 def check_memory(task: Task, curvature: Curvature, sizes: Sizes, memory: int) -> None:
-    """Refuse a fit whose curvature alone would not fit; rows that do not fit are not kept.
+    """Refuse a fit whose curvature would not fit; rows and inputs that do not fit are not kept.
 
     Raises:
-        ModelError: Curvature, inputs and a batch together exceed `memory` bytes.
+        ModelError: Curvature and a batch together exceed `memory` bytes.
     """
-    parts = _beside_rows(task, curvature, sizes, "part")
+    parts = _working(task, curvature, sizes, "part")
     total = sum(parts.values())
     if total > memory:
         detail = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
@@ -399,17 +419,33 @@ def check_memory(task: Task, curvature: Curvature, sizes: Sizes, memory: int) ->
         )
 
 
-def _beside_rows(
+def _working(
     task: Task, curvature: Curvature, sizes: Sizes, held: Held, *, last: bool = False
 ) -> dict[str, int]:
-    """Bytes that a fit takes for everything but the rows: at its peak, or from the last pass on."""
-    apart = isinstance(task.example, list) and shared_inputs(task) is None
-    features = torch.Size(task.example).numel() if apart else 0
+    """Bytes that a fit works with: at its peak, or from the last pass on."""
     return {
         "curvature": curvature.working_memory(task.objective.size, task.plan, last=last),
-        "inputs for k-NN": task.source.length * features * task.objective.dtype.itemsize,
         "one batch": sizes[held] * _example_bytes(task, curvature, held),
     }
+
+
+def _beside_rows(task: Task, curvature: Curvature, sizes: Sizes, held: Held, memory: int) -> int:
+    """Bytes that are not there for rows, from the last pass on."""
+    working = _working(task, curvature, sizes, held, last=True)
+    return sum(working.values()) + _kept_inputs(task, curvature, sizes, memory)
+
+
+def _kept_inputs(task: Task, curvature: Curvature, sizes: Sizes, memory: int) -> int:
+    """Bytes of inputs that are kept for k-NN: all of them, or none."""
+    needed = _inputs_bytes(task)
+    return needed if needed + sum(_working(task, curvature, sizes, "part").values()) <= memory else 0
+
+
+def _inputs_bytes(task: Task) -> int:
+    """Bytes that it takes to keep the inputs for k-NN; none where they lie in memory anyway."""
+    apart = isinstance(task.example, list) and shared_inputs(task) is None
+    numbers = torch.Size(task.example).numel() if apart else 0
+    return task.source.length * numbers * task.objective.dtype.itemsize
 
 
 def available_memory() -> int:
@@ -523,6 +559,13 @@ def stored(index: Index) -> str:
         f"{text}, {kept.count:,} of {sum(kept.sizes):,} coordinates with {share:.1%} of the curvature's trace"
         f"{f' ({parts})' if parts else ''}; {afresh}"
     )
+
+
+def unkept(neighbors: Neighbors | None) -> list[str]:
+    """That inputs were not kept, in words."""
+    if neighbors is None or isinstance(neighbors.inputs, Tensor):
+        return []
+    return ["k-NN: inputs exceed the memory, and are read anew for each question"]
 
 
 def _row_bytes(task: Task, rotation: Rotation | None, storage: torch.dtype | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -37,6 +38,19 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Unkept:
+    """Training inputs that there was no room to keep: each question reads them anew.
+
+    Attributes:
+        read: Gives them from the first on, flattened, some at a time.
+        shape: Of all of them together, [train, feature].
+    """
+
+    read: Callable[[], Iterator[Float[Tensor, "part feature"]]]
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Neighbors:
     """Where the training examples lie.
 
@@ -45,7 +59,7 @@ class Neighbors:
         features: How the features of a query are found; None in input space.
     """
 
-    inputs: Float[Tensor, "train feature"]
+    inputs: Float[Tensor, "train feature"] | Unkept
     features: Features | None = None
 
     def reach(self, queries: Any) -> bool:
@@ -54,24 +68,28 @@ class Neighbors:
             return True
         return isinstance(queries, Tensor) and queries[0].numel() == self.inputs.shape[1]
 
-    def score(self, queries: Any) -> Float[Tensor, "query train"]:
+    def score(
+        self, queries: Any, progress: Callable[[float], None] = lambda done: None
+    ) -> Float[Tensor, "query train"]:
         """Minus the squared Euclidean distance, so that larger is nearer; float64.
 
         Args:
             queries: A batch of inputs like the training inputs.
+            progress: Called with the fraction done; what it raises stops the work.
         """
-        flat = self._flat(queries)
-        return -torch.cat([scores.squared_distance(flat, part) for part in self._parts()], dim=1)
+        return torch.cat([part for _, part in self._scored(self._flat(queries), progress)], dim=1)
 
-    def top(self, queries: Any, k: int) -> tuple[Int[Tensor, "query k"], Float[Tensor, "query k"]]:
+    def top(
+        self, queries: Any, k: int, progress: Callable[[float], None] = lambda done: None
+    ) -> tuple[Int[Tensor, "query k"], Float[Tensor, "query k"]]:
         """The k nearest of every query and their `score`, as `scores.top_k` lists them.
 
         Distances in the inputs' own precision make a shortlist; that nobody outside can be
         nearer is checked for each query, and where it cannot be said all are compared.
         """
         flat, keep = self._flat(queries), k + MARGIN
-        if flat.dtype == torch.float64 or 2 * keep > len(self.inputs):
-            return scores.top_k(self.score(queries), k)
+        if not isinstance(self.inputs, Tensor) or flat.dtype == torch.float64 or 2 * keep > len(self.inputs):
+            return self._compared(flat, k, progress)
         # ‖x_i‖² − 2 q·x_i, off by no more than n u |q||x_i| in the product and as much in the sum.
         squares = self._squares
         near = torch.addmm(squares, flat, self.inputs.T, alpha=-2)
@@ -91,10 +109,30 @@ class Neighbors:
         slack = share * longest * (length.sqrt() + longest)
         outside = -(values[:, -1].double() + length - slack)
         for query in torch.nonzero(found[:, -1] <= outside)[:, 0].tolist():
-            indices[query], found[query] = (
-                one[0] for one in scores.top_k(self.score(queries[query : query + 1]), k)
-            )
+            indices[query], found[query] = (one[0] for one in self._compared(flat[query : query + 1], k))
         return indices, found
+
+    def _compared(
+        self,
+        flat: Float[Tensor, "query feature"],
+        k: int,
+        progress: Callable[[float], None] = lambda done: None,
+    ) -> tuple[Int[Tensor, "query k"], Float[Tensor, "query k"]]:
+        """The k nearest, all of them compared in float64."""
+        running = scores.Running(k, "positive")
+        for first, score in self._scored(flat, progress):
+            running.add(first, score)
+        return running.best
+
+    def _scored(
+        self, flat: Float[Tensor, "query feature"], progress: Callable[[float], None]
+    ) -> Iterator[tuple[int, Float[Tensor, "query part"]]]:
+        """Minus the squared distances of some training examples after the other, with the first one's row."""
+        first = 0
+        for part in self._parts():
+            yield first, -scores.squared_distance(flat, part)
+            first += len(part)
+            progress(first / self.inputs.shape[0])
 
     def _flat(self, queries: Any) -> Float[Tensor, "query feature"]:
         flat = flatten_inputs(queries) if self.features is None else self.features.of(queries)
@@ -105,12 +143,15 @@ class Neighbors:
             )
         return flat
 
-    def _parts(self) -> tuple[Tensor, ...]:
+    def _parts(self) -> Iterable[Tensor]:
+        if not isinstance(self.inputs, Tensor):
+            return self.inputs.read()
         return torch.split(self.inputs, max(1, (1 << 23) // max(1, self.inputs.shape[1])))
 
     @cached_property
     def _squares(self) -> Float[Tensor, "train"]:
         """‖x_i‖²."""
+        assert isinstance(self.inputs, Tensor)
         return scores.squared_lengths(self.inputs).to(self.inputs.dtype)
 
 

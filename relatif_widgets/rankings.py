@@ -14,7 +14,7 @@ from .errors import Cancelled
 from .explanation import Method, Ranking, TableSign
 from .index import RelativeMethod
 from .neighbors import Neighbors
-from .scoring import Progress, Scorer
+from .scoring import Progress, Scorer, stretch
 
 RELATIVE: tuple[RelativeMethod, ...] = ("influence", "theta_relative", "loss_relative")
 
@@ -44,15 +44,15 @@ def criteria(
     """
     index = scorer.index
     count = index.count
-    scorer.prepare(dampings, lambda done: progress(0.3 * done))
-    listed = scorer.shortlist(gradients, dampings, RELATIVE, top, lambda done: progress(0.3 + 0.4 * done))
+    scorer.prepare(dampings, stretch(progress, 0.0, 0.3))
+    listed = scorer.shortlist(gradients, dampings, RELATIVE, top, stretch(progress, 0.3, 0.7))
     if listed is None:
         influence = torch.empty(
             len(gradients), len(dampings), index.count, dtype=gradients.dtype, device=gradients.device
         )
         seen = 0
         try:
-            for part, score in scorer.influence(gradients, dampings, lambda done: progress(0.3 + 0.4 * done)):
+            for part, score in scorer.influence(gradients, dampings, stretch(progress, 0.3, 0.7)):
                 influence[:, :, part] = score
                 seen = part.stop
         except Cancelled:
@@ -104,11 +104,11 @@ def self_influences(
     ]
 
 
-def nearest(neighbors: Neighbors | None, query: Any, top: int) -> Ranking:
+def nearest(neighbors: Neighbors | None, query: Any, top: int, progress: Progress) -> Ranking:
     """The k-NN ranking of a batch of one query; empty where the inputs share no space."""
     if neighbors is None or not neighbors.reach(query):
         return Ranking(method="nearest", sign="positive", examples=((),), scores=((),))
-    indices, values = neighbors.top(query, top)
+    indices, values = neighbors.top(query, top, progress)
     return Ranking(
         method="nearest",
         sign="positive",

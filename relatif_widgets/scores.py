@@ -172,6 +172,38 @@ def top_k(
     return indices, scores.gather(1, indices)
 
 
+class Running:
+    """The k best of scores that come part by part; equal ones by ascending index.
+
+    >>> running = Running(2, "positive")
+    >>> running.add(0, torch.tensor([[3.0, 1.0]]))
+    >>> running.add(2, torch.tensor([[2.0, 3.0]]))
+    >>> running.best
+    (tensor([[0, 3]]), tensor([[3., 3.]]))
+    """
+
+    def __init__(self, k: int, sign: Literal["positive", "negative", "both"]) -> None:
+        self._k, self._sign = k, sign
+        self._best: tuple[Tensor, Tensor] | None = None
+
+    def add(self, first: int, scores: Float[Tensor, "query part"]) -> None:
+        """Scores of the training examples from `first` on."""
+        indices, values = top_k(scores, min(self._k, scores.shape[1]), self._sign)
+        indices = indices + first
+        if self._best is not None:
+            # Earlier parts come first, so equal scores stay in index order.
+            indices, values = torch.cat([self._best[0], indices], 1), torch.cat([self._best[1], values], 1)
+            order, values = top_k(values, min(self._k, values.shape[1]), self._sign)
+            indices = indices.gather(1, order)
+        self._best = indices, values
+
+    @property
+    def best(self) -> tuple[Int[Tensor, "query k"], Float[Tensor, "query k"]]:
+        """Indices and scores of all that came, best first."""
+        assert self._best is not None
+        return self._best
+
+
 def signed(scores: Tensor, sign: Literal["positive", "negative", "both"]) -> Tensor:
     """Scores turned so that the best are the largest, see `top_k`."""
     if sign == "positive":

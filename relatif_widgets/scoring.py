@@ -76,8 +76,9 @@ class Scorer:
         """Exact influence of every training example, one part of the training set after the other."""
         index, count = self.index, self.index.count
         if index.rows is None or index.kept is not None or index.basis.solver is not None:
-            for part, values in self._by_a_pass(gradients, dampings, progress):
-                progress(0.5 + 0.5 * part.stop / count)
+            solving = 0.0 if index.basis.solver is None else 0.5
+            for part, values in self._by_a_pass(gradients, dampings, stretch(progress, 0.0, solving)):
+                progress(solving + (1 - solving) * part.stop / count)
                 yield part, values.reshape(len(gradients), len(dampings), -1)
             return
         queries = index.basis.rotation.rotate(gradients)
@@ -105,7 +106,9 @@ class Scorer:
             return
         with self.task.evaluating():
             solved = [
-                basis.solve(gradients, damping, _share(progress, at, len(dampings)))
+                basis.solve(
+                    gradients, damping, stretch(progress, at / len(dampings), (at + 1) / len(dampings))
+                )
                 for at, damping in enumerate(dampings)
             ]
         yield from self._products(torch.stack(solved, dim=1).flatten(0, 1))
@@ -138,9 +141,9 @@ class Scorer:
         lists = Lists(index, core, queries, own, dampings, methods, top, keep)
         progress(0.3)
         score = self._afresh(core, gradients, queries, dampings, len(lists.first))
-        first = score(lists.first, lambda done: progress(0.3 + 0.4 * done))
+        first = score(lists.first, stretch(progress, 0.3, 0.7))
         rest = lists.rest(first)
-        return first.joined(score(rest, lambda done: progress(0.7 + 0.3 * done))) if len(rest) else first
+        return first.joined(score(rest, stretch(progress, 0.7, 1.0))) if len(rest) else first
 
     def _afresh(
         self,
@@ -217,6 +220,7 @@ class Scorer:
         gradients: Float[Tensor, "query param"],
         queries: Rows,
         damping: float,
+        progress: Progress,
     ) -> tuple[Float[Tensor, "pair"], Norms | None]:
         """Influence of some pairs only, the gradients computed afresh, and the examples' own normalizers.
 
@@ -226,6 +230,7 @@ class Scorer:
             gradients: Of the queries' losses.
             queries: The same, rotated.
             damping: λ.
+            progress: Called with the share that is done.
 
         Returns:
             The influence; and normalizers of each example in `rows`, once, at one stop, or None
@@ -246,6 +251,7 @@ class Scorer:
                 if norms is not None:
                     norms.add(place, batch)
                 done, first = place.stop, last
+                progress(done / len(some))
             return torch.cat(products), None if norms is None else norms.finish()
 
     def _own_norms(self, rows: Int[Tensor, "some"], dampings: Sequence[float]) -> _Normalizers | None:
@@ -384,6 +390,6 @@ class _Normalizers:
         self._found[:, :, place] += self._sums.of(position, joined)
 
 
-def _share(progress: Progress, at: int, of: int) -> Progress:
-    """Progress of one of several equal parts of the first half of the work."""
-    return lambda done: progress(0.5 * (at + done) / of)
+def stretch(progress: Progress, start: float, stop: float) -> Progress:
+    """Progress of a part of the work: its 0 to 1 are `start` to `stop` of the whole."""
+    return lambda done: progress(start + (stop - start) * done)

@@ -57,7 +57,7 @@ fi
 # 4. The front end.
 npm_key="$(fingerprint js/package.json js/package-lock.json) $(node --version)"
 if ! is_fresh npm "$npm_key" || [ ! -d js/node_modules ]; then
-    say "Installing the front end's packages."
+    say "Installing the front end's packages: a minute or so, the first time."
     (cd js && npm ci --no-audit --no-fund --loglevel=error)
     stamp npm "$npm_key"
 fi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 from relatif_widgets import Explainer, best
 from relatif_widgets.curvature import EKFAC, LowRank
-from relatif_widgets.errors import ChoiceError
+from relatif_widgets.errors import Cancelled, ChoiceError, DataError
 from relatif_widgets.explanation import Sign
-from relatif_widgets.fitting import _beside_rows
+from relatif_widgets.fitting import _beside_rows, _inputs_bytes, _working
 from relatif_widgets.gradients import GradientBatch
 from relatif_widgets.index import Index, RelativeMethod
+from relatif_widgets.neighbors import Unkept
 from relatif_widgets.normalizers import weights_bytes
 from relatif_widgets.rows import Outer, Rows, choose, dots, part_products, preconditioned
 from relatif_widgets.scoring import Scorer
@@ -125,7 +127,7 @@ def test_a_list_is_as_long_as_its_bound_asks_for(monkeypatch: pytest.MonkeyPatch
     part = Explainer(convnet(), (x, y), curvature="ekfac", damping=0.1, batch_size=5).fit(progress=False)
     assert part._ready().index.kept is not None
     methods: tuple[RelativeMethod, ...] = ("influence", "theta_relative", "loss_relative")
-    (gradients,) = part._gradient_blocks(x[:1], None)
+    ((gradients, _),) = part._gradient_blocks(x[:1], None, lambda done: None)
     scorer = part._scorer()
 
     def listed() -> Tensor:
@@ -154,6 +156,46 @@ def test_a_list_is_as_long_as_its_bound_asks_for(monkeypatch: pytest.MonkeyPatch
     assert len(listed()) >= 200
 
 
+@pytest.mark.parametrize("room", [None, 50, 0], ids=["whole", "truncated", "none"])
+def test_questions_tell_their_progress_pass_by_pass(
+    monkeypatch: pytest.MonkeyPatch, room: int | None
+) -> None:
+    """Where an index is cut or there is none, `top_k` of many queries takes a pass for a few of them."""
+    x, y = images(300)
+    if room is not None:
+        monkeypatch.setattr("relatif_widgets.fitting._row_bytes", lambda task, rotation, storage: 1 << 60)
+        monkeypatch.setattr(
+            "relatif_widgets.fitting.choose", lambda rows, energies, numbers: choose(rows, energies, room)
+        )
+    options: dict[str, Any] = {"curvature": "ekfac", "damping": 0.1, "batch_size": 50}
+    explainer = Explainer(convnet(), (x, y), **options).fit(progress=False)
+    monkeypatch.setattr(explainer, "_queries_at_once", lambda: 4)
+    monkeypatch.setattr(explainer, "_at_once", 4)
+    asked: dict[str, Callable[[Any], object]] = {
+        "scores": lambda told: explainer.scores(x[:11], progress=told),
+        "top_k": lambda told: explainer.top_k(x[:11], k=3, progress=told),
+        "a new damping": lambda told: explainer.top_k(x[:11], k=3, damping=0.07, progress=told),
+        "nearest": lambda told: explainer.top_k(x[:11], k=3, method="nearest", progress=told),
+    }
+    for name, ask in asked.items():
+        told: list[float] = []
+        ask(told.append)
+        assert told == sorted(told), name
+        assert told[-1] == pytest.approx(1), name
+        if room is not None and name != "nearest":  # six batches of the training set for each block of four
+            assert len(told) >= 3 * 6, name
+    assert explainer._ready().index.missing([0.05])
+    told = []
+    explainer.self_influence(0.05, progress=told.append)
+    assert told == ([] if room is None else pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1]))
+
+    def stop(done: float) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        explainer.top_k(x[:11], k=3, progress=stop)
+
+
 def test_gradients_beside_low_rank_rows_make_every_table_exact() -> None:
     """Where memory has room for them; the coordinates alone would name others at dampings far below the tail."""
     x, y = images(1200)
@@ -169,7 +211,7 @@ def test_gradients_beside_low_rank_rows_make_every_table_exact() -> None:
     assert index.complete
     assert not index.partial
     assert "rotated gradients, and gradients as they are, in float64\n" in whole.report()
-    train = torch.cat(list(whole._gradient_blocks(x, y)))
+    train = torch.cat([block for block, _ in whole._gradient_blocks(x, y, lambda done: None)])
     assert torch.equal(index.rows.gradients, train)
     vectors = index.basis.rotation.back(Rows((torch.eye(30, dtype=torch.float64),)))
     assert index.basis.eigenvalues is not None
@@ -190,7 +232,7 @@ def test_gradients_beside_low_rank_rows_make_every_table_exact() -> None:
                 listed = [shown.examples[place].index for place in table.examples[stop]]
                 assert listed == value[0].topk(50).indices.tolist()
                 np.testing.assert_allclose(table.scores[stop], score[0, listed], rtol=1e-6)
-    beside = sum(_beside_rows(whole._task, whole._curvature, whole._sizes, "row", last=True).values())
+    beside = _beside_rows(whole._task, whole._curvature, whole._sizes, "row", 1 << 40)
     short = beside + index.rows.nbytes - index.rows.gradients.nbytes // 2
     lean = Explainer(convnet(), (x, y), **options, memory_limit=short).fit(progress=False)
     assert lean._ready().index.ranks
@@ -227,8 +269,8 @@ def test_a_memory_limit_keeps_the_coordinates_with_the_most_energy() -> None:
     assert index.rows is not None
     assert index.kept is not None
     # What is left beside one batch and the curvature.
-    rest = sum(
-        _beside_rows(explainer._task, explainer._curvature, explainer._sizes, "part", last=True).values()
+    rest = _beside_rows(
+        explainer._task, explainer._curvature, explainer._sizes, "part", 650_000
     ) + weights_bytes(len(explainer.dampings), explainer.parameter_count, torch.float64)
     assert 650_000 - rest - 1200 * 8 < index.rows.nbytes <= 650_000 - rest
     values, kept = index.basis.eigenvalues, index.kept
@@ -257,10 +299,10 @@ def test_inputs_for_nearest_are_those_of_the_training_set_where_they_lie_in_memo
     listed = Explainer(convnet(), [*zip(x, y, strict=True)], curvature="identity").fit(progress=False)
     spaces = []
     for explainer, bytes_ in ((shared, 0), (copied, 30 * 36 * 8), (listed, 30 * 36 * 8)):
-        beside = _beside_rows(explainer._task, explainer._curvature, explainer._sizes, "row")
-        assert beside["inputs for k-NN"] == bytes_
+        assert _inputs_bytes(explainer._task) == bytes_
         neighbors = explainer._ready().neighbors
         assert neighbors is not None
+        assert isinstance(neighbors.inputs, Tensor)
         spaces.append(neighbors.inputs)
     assert spaces[0].data_ptr() == x.data_ptr()
     assert spaces[1].dtype == torch.float64
@@ -268,6 +310,62 @@ def test_inputs_for_nearest_are_those_of_the_training_set_where_they_lie_in_memo
     torch.testing.assert_close(spaces[2], x.flatten(1), rtol=0, atol=0)
     best = [one.top_k(x[:4], k=3, method="nearest").indices.tolist() for one in (shared, copied, listed)]
     assert best[0] == best[1] == best[2]
+
+
+def test_inputs_for_which_there_is_no_room_are_read_anew_for_each_question() -> None:
+    x, y = images(700)
+    pairs = [*zip(x.float(), y, strict=True)]
+    model = convnet().float()
+    whole = Explainer(model, pairs, curvature="ekfac").fit(progress=False)
+    working = sum(_working(whole._task, whole._curvature, whole._sizes, "part").values())
+    kept = _inputs_bytes(whole._task)
+    assert kept == 700 * 36 * 4
+    options: dict[str, Any] = {"curvature": "ekfac", "batch_size": max(whole._sizes.values())}
+    just = Explainer(model, pairs, memory_limit=working + kept, **options)
+    less = Explainer(model, pairs, memory_limit=working + kept - 1, **options).fit(progress=False)
+    assert just._sizes == less._sizes == whole._sizes
+    neighbors = less._ready().neighbors
+    assert neighbors is not None
+    assert isinstance(neighbors.inputs, Unkept)
+    for explainer, said in ((just.fit(progress=False), False), (less, True)):
+        assert ("k-NN: inputs exceed the memory, and are read anew" in explainer.report()) == said
+    queries = torch.cat([x[:3], x[690:] + 0.01]).float()
+    right = whole.scores(queries, method="nearest")
+    torch.testing.assert_close(less.scores(queries, method="nearest"), right, rtol=1e-9, atol=1e-12)
+    best, again = (one.top_k(queries, k=4, method="nearest") for one in (whole, less))
+    assert torch.equal(best.indices, again.indices)
+    torch.testing.assert_close(best.scores, again.scores, rtol=1e-9, atol=1e-12)
+    told: list[float] = []
+    shown = less.explain(queries[0], progress=told.append)
+    assert told == sorted(told)
+    assert told[0] < 0.1  # a chance to cancel while they are read
+    (table,) = (table for table in shown.panels[0].rankings if table.method == "nearest")
+    assert [shown.examples[row].index for row in table.examples[0][:4]] == again.indices[0].tolist()
+
+
+def test_inputs_that_are_read_anew_still_need_one_length() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(1, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.linear(x.sum(1, keepdim=True))
+            return out
+
+    def padded(items: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        values = nn.utils.rnn.pad_sequence([value for value, _ in items], batch_first=True)
+        return values, torch.tensor([label for _, label in items])
+
+    torch.manual_seed(0)
+    pairs = [(torch.randn(4 if row < 5 else 6, dtype=torch.float64), row % 3) for row in range(10)]
+    options: dict[str, Any] = {"curvature": "ekfac", "batch_size": 1, "collate_fn": padded}
+    probe = Explainer(Sum(), pairs, **options)
+    working = sum(_working(probe._task, probe._curvature, probe._sizes, "part").values())
+    explainer = Explainer(Sum(), pairs, memory_limit=working, **options).fit(progress=False)
+    assert explainer._ready().neighbors is None
+    with pytest.raises(DataError, match="nearest needs inputs"):
+        explainer.top_k(pairs[:1], k=1, method="nearest")
 
 
 def test_outer_products_are_kept_where_their_factors_tell_more() -> None:

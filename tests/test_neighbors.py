@@ -135,13 +135,13 @@ def test_the_nearest_are_those_of_the_exact_distances(spread: float, monkeypatch
     known = Neighbors(train)
     right = scores.top_k(known.score(queries), 6)
     compared = []
-    plain = Neighbors.score
+    plain = Neighbors._compared
 
-    def counted(self: Neighbors, some: torch.Tensor) -> torch.Tensor:
+    def counted(self: Neighbors, some: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         compared.append(len(some))
-        return plain(self, some)
+        return plain(self, some, k)
 
-    monkeypatch.setattr(Neighbors, "score", counted)
+    monkeypatch.setattr(Neighbors, "_compared", counted)
     indices, value = known.top(queries, 6)
     assert (sum(compared) > 0) == (spread < 1)
     assert torch.equal(indices, right[0])
