@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -53,8 +54,12 @@ LIMIT, LONG = 1200, 5400
 Result = dict[str, Any]
 
 
-def give(folder: Path, quick: bool) -> None:
-    """Model and data for all processes."""
+def give(folder: Path, quick: bool) -> str:
+    """Model and data for all processes.
+
+    Returns:
+        Which model: a digest of its weights, since no two kinds of processor train the same.
+    """
     import cifar
     import shared
     import tutorial_data
@@ -69,9 +74,11 @@ def give(folder: Path, quick: bool) -> None:
         0, epochs, batch, len(labels),
     )  # fmt: skip
     shared.save(folder, model, images, labels, test)
+    weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+    return hashlib.sha256(weights).hexdigest()[:16]
 
 
-def measure(folder: Path, name: str, many: int, peers: Path) -> None:
+def measure(folder: Path, name: str, many: int, peers: Path, model: str) -> None:
     """Run one configuration, and keep what it measured."""
     script, python = ("peers.py", peers) if name in PEERS else ("ours.py", Path(sys.executable))
     if not python.is_file():
@@ -99,6 +106,7 @@ def measure(folder: Path, name: str, many: int, peers: Path) -> None:
             said = (ended.stderr.strip() or "nothing on stderr").splitlines()[-1]
             result = {"name": name, "failed": f"ended with status {ended.returncode}: {said}"}
     result["wall"] = round(time.perf_counter() - started, 1)
+    result["model"] = model
     result["on"] = [datetime.datetime.now(datetime.UTC).date().isoformat(), processor()]
     (folder / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(f"{name}: {result.get('failed', 'done')}, {result['wall']:,} s", flush=True)
@@ -284,10 +292,16 @@ def against(one: Result, other: Result | None) -> list[str]:
     """What is asked of EK-FAC here, beside EK-FAC elsewhere."""
     if other is None or other["on"][1] != one["on"][1]:
         return []  # seconds and epochs of two machines do not compare
-    shared = min(len(one["top"]), len(other["top"]))
-    from shared import jaccard
+    agreement = []
+    if one.get("model") == other.get("model"):
+        from shared import jaccard
 
-    same = jaccard(one["top"], other["top"])
+        count, same = min(len(one["top"]), len(other["top"])), jaccard(one["top"], other["top"])
+        agreement = [
+            f"Top 5 by influence of the first {count} queries, Jaccard index of the two: {same:.2f}; both draw one "
+            "label for each example to estimate the Fisher, each its own.",
+            "",
+        ]
 
     def units(result: Result, *names: str) -> float:
         return sum(result[name] for name in names) / result["epoch"]
@@ -315,9 +329,7 @@ def against(one: Result, other: Result | None) -> list[str]:
             ],
         ),
         "",
-        f"Top 5 by influence of the first {shared} queries, Jaccard index of the two: {same:.2f}; both draw one label "
-        "for each example to estimate the Fisher, each its own.",
-        "",
+        *agreement,
     ]
 
 
@@ -379,9 +391,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not options.write:
         os.environ["RELATIF_SIZE"] = "small" if options.quick else "full"
-        give(folder, options.quick)
+        model = give(folder, options.quick)
         for name in options.only or ALL:
-            measure(folder, name, 60 if options.quick else 10_000, options.peers)
+            measure(folder, name, 60 if options.quick else 10_000, options.peers, model)
     print(f"wrote {write(folder, options.quick)}")
 
 

@@ -31,8 +31,8 @@ from .scoring import normalize
 from .task import BATCH, Task
 
 STORAGES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_CHUNK_BYTES = {"cpu": 64 << 20}
-"""Bytes of a batch at the most, on a CPU so that it stays in caches and in memory that malloc gives back as it is."""
+_CHUNK_BYTES = {"cpu": 128 << 20}
+"""Bytes of a batch at the most, on a CPU so that its arrays come from what the last batch freed; see `heap`."""
 _ELSEWHERE = 256 << 20
 
 Sizes = Mapping[Held, int]

@@ -51,6 +51,9 @@ def test_epochs_are_those_of_the_same_process(bench: ModuleType) -> None:
     assert "| a new damping | 0.2 | 2 | 10 | 11 |" in lines
     assert "| 10,000 queries | 9 | 40 | 4.44 | 4.89 |" in lines
     assert any("the two: 0.67;" in line for line in lines)  # four of six
+    others = bench.compose([OURS | {"model": "one"}, THEIRS | {"model": "another"}])
+    assert "the two:" not in others  # whose names would have nothing in common
+    assert "| a new damping | 0.2 | 2 | 10 | 11 |" in others
     assert any(
         "take 1.2 × as long as streaming that once, with the document 1.5 ×" in line
         and "0.90 × the time of one plain" in line
