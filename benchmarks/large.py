@@ -142,7 +142,7 @@ def with_ekfac(model: nn.Module, data: Pictures, queries: Pictures, damping: flo
     result = {
         "name": "resnet18", "epoch": epoch, "fit": fit, "prepare": statistics.median(clicks), "top": top,
         "parameters": explainer.parameter_count, "examples": explainer.train_size, "memory": memory,
-        "index": next(line.split(" (")[0] for line in report.splitlines() if line.startswith("index: ")),
+        "index": next(line.split(" with ")[0] for line in report.splitlines() if line.startswith("index: ")),
         "peak": shared.peak_memory(), "threads": torch.get_num_threads(),
     }  # fmt: skip
     print(json.dumps(result))

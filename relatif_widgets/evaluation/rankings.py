@@ -363,14 +363,11 @@ def rank(
     chosen = as_methods(methods)
     total = as_inputs(queries, "queries", explainer._collate).length * len(chosen)
     with tqdm(total=total, unit=" rankings", desc="ranking", disable=not progress) as bar:
-        found = explainer._top(
-            queries,
-            labels,
-            k=k,
-            methods=chosen,
-            damping=damping,
-            progress=lambda done: bar.update(round(done * total) - bar.n),
-        )
+
+        def show(done: float) -> None:
+            bar.update(round(done * total) - bar.n)
+
+        found = explainer._top(queries, labels, k=k, methods=chosen, damping=damping, progress=show)
     probability = explainer._ready().probability
     return Rankings(
         indices={method: top.indices.cpu().numpy() for method, top in found.items()},
