@@ -256,9 +256,10 @@ def fit(
     rotation: Rotation | None = None
     with task.evaluating():
         for number in itertools.count():
-            digest = Fingerprint()
             curvature.begin_pass(number)
             last = number == curvature.passes - 1
+            # Arrays do not change between passes: theirs is taken once.
+            digest = Fingerprint() if last or task.source.in_memory() is None else None
             if last:
                 rotation = curvature.rotation()
                 spare = _spare(task, curvature, sizes, memory, folder)
@@ -271,7 +272,8 @@ def fit(
                 if store:
                     store.add(batch)
                 report(curvature.name if not last else "gradients", len(batch.targets))
-            fingerprint = _same_data(task, fingerprint, digest.hexdigest())
+            if digest is not None:
+                fingerprint = _same_data(task, fingerprint, digest.hexdigest())
             if last:
                 break
         if store:
