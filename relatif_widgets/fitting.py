@@ -44,6 +44,9 @@ _COPIES = 4
 _FEW = 16
 """Examples of a large model that are worth more than that, where the memory holds them."""
 
+_READ = 64
+"""Inputs that are read anew at once: a chance to cancel after each few."""
+
 _TURNED = 4096
 """Rows that are rotated at once where they lie."""
 
@@ -81,12 +84,12 @@ class Collected:
     Args:
         task: Model and training set.
         features: The space for k-NN, or None for the inputs themselves.
-        again: Examples a batch where inputs are not kept for k-NN but read anew; None where they are.
+        again: Whether inputs are not kept for k-NN, but read anew.
     """
 
-    def __init__(self, task: Task, features: Features | None, again: int | None) -> None:
+    def __init__(self, task: Task, features: Features | None, again: bool) -> None:
         self._task, self._features = task, features
-        self._again = None if features else again
+        self._again = again and features is None
         self._targets: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._predicted: list[Tensor] = []
@@ -129,9 +132,7 @@ class Collected:
         if self._space is None:
             shape = self._task.source.length, places.shape[1]
             self._space = (
-                places.new_empty(shape)
-                if self._again is None
-                else Unkept(partial(_inputs, self._task, self._again), shape)
+                Unkept(partial(_inputs, self._task), shape) if self._again else places.new_empty(shape)
             )
         if self._space.shape[1] != places.shape[1]:  # padded to different lengths: no distance between them
             self._spaceless = True
@@ -139,9 +140,9 @@ class Collected:
             self._space[first : first + len(places)] = places
 
 
-def _inputs(task: Task, size: int) -> Iterator[Float[Tensor, "part feature"]]:
-    """All training inputs, flattened, so many at a time."""
-    for batch in task.batches(task.source, size):
+def _inputs(task: Task) -> Iterator[Float[Tensor, "part feature"]]:
+    """All training inputs, flattened, some at a time."""
+    for batch in task.batches(task.source, _READ):
         yield flatten_inputs(batch.inputs)
 
 
@@ -248,8 +249,8 @@ def fit(
     curvature.begin(
         Setting(objective, task.plan, count, damping, memory, lambda rows: next(task.some(rows, len(rows))))
     )
-    kept = _kept_inputs(task, curvature, sizes, memory)
-    collected = Collected(task, features, sizes["none"] if kept < _inputs_bytes(task) else None)
+    again = _kept_inputs(task, curvature, sizes, memory) < _inputs_bytes(task)
+    collected = Collected(task, features, again)
     fingerprint = ""
     rows: Rows | None = None
     store: Store | None = None
