@@ -32,7 +32,7 @@ from .task import BATCH, Task
 
 STORAGES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CHUNK_BYTES = {"cpu": 128 << 20}
-"""Bytes of a batch at the most, on a CPU so that its arrays come from what the last batch freed; see `heap`."""
+"""Bytes of a batch at the most, on a CPU so that its arrays come from what the last batch freed."""
 _ELSEWHERE = 256 << 20
 
 Sizes = Mapping[Held, int]
