@@ -292,7 +292,7 @@ class Explainer:
 
         Args:
             damping: λ; the explainer's default if None. At a stop this is a lookup.
-            progress: As in `scores`.
+            progress: As in `scores`; not called where no pass over the training set is needed.
         """
         chosen = [self._damping(damping)]
         scorer = self._scorer()
@@ -820,7 +820,7 @@ def _one_input(query: Any, example: Any) -> Any:
 
 def as_damping(value: Any) -> float:
     try:
-        number = float("" if isinstance(value, (str, bytes)) else value)
+        number = float("" if isinstance(value, (str, bytes, bool)) else value)
     except (TypeError, ValueError):
         raise ChoiceError(f"damping={value!r} is no number; expected λ > 0, such as 0.001.") from None
     if not (math.isfinite(number) and number > 0):

@@ -44,6 +44,9 @@ _COPIES = 4
 _FEW = 16
 """Examples of a large model that are worth more than that, where the memory holds them."""
 
+_LEAN = ("low_rank", "ekfac", "kfac", "lissa")
+"""Curvatures of which none needs less than another whatever the model."""
+
 _READ = 64
 """Inputs that are read anew at once: a chance to cancel after each few."""
 
@@ -413,12 +416,15 @@ def check_memory(task: Task, curvature: Curvature, sizes: Sizes, memory: int) ->
     total = sum(parts.values())
     if total > memory:
         detail = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
-        leaner = [f'"{name}"' for name in ("low_rank", "ekfac", "identity") if name != curvature.name]
-        leaner = leaner[-1:] if curvature.name == "ekfac" else leaner[:2]
-        advice = f", take a curvature that needs less, such as {' or '.join(leaner)}" if leaner else ""
+        ways = ['Score fewer parameters, such as parameters="fc"']
+        if curvature.name != "identity":
+            leaner = '"identity"' if curvature.name in _LEAN else '"low_rank" or "ekfac"'
+            ways.append(f"take a curvature that needs less, such as {leaner}")
+        if sizes["part"] > 1:
+            ways.append("set batch_size=1")
         raise ModelError(
-            f"Fitting needs about {in_bytes(total)} ({detail}), and {in_bytes(memory)} may be used. Score fewer "
-            f'parameters, such as parameters="fc"{advice}, or raise memory_limit.'
+            f"Fitting needs about {in_bytes(total)} ({detail}), and {in_bytes(memory)} may be used. "
+            f"{', '.join(ways)}, or raise memory_limit."
         )
 
 

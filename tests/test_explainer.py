@@ -663,6 +663,7 @@ def test_class_names_come_as_arrays_and_mappings_too(data: tuple[Tensor, Tensor]
         ({"dampings": "0.1"}, "dampings='0.1'; expected several"),
         ({"dampings": ["0.1"]}, "damping='0.1' is no number"),
         ({"damping": "0.1"}, "damping='0.1' is no number"),
+        ({"damping": True}, "damping=True is no number"),
         ({"device": "gpu"}, "device='gpu' cannot be used here"),
         ({"loss": nn.CrossEntropyLoss}, r"is a class; expected an instance: loss=CrossEntropyLoss\(\)"),
     ],
@@ -753,6 +754,25 @@ def test_a_stock_transformer_with_a_padding_mask_is_explained(parameters: str | 
 def test_losses_that_cannot_be_differentiated_are_refused(loss: object, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         Explainer(mlp(), blobs(), loss=loss, curvature="ekfac", fisher_labels="empirical").fit(progress=False)
+
+
+@pytest.mark.parametrize(
+    ("curvature", "advice"),
+    [
+        ("fisher", ', take a curvature that needs less, such as "low_rank" or "ekfac", set batch_size=1, or'),
+        ("kfac", ', take a curvature that needs less, such as "identity", set batch_size=1, or raise'),
+        ("identity", '"fc", set batch_size=1, or raise memory_limit.'),
+    ],
+)
+def test_advice_on_memory_names_only_what_needs_less(
+    data: tuple[Tensor, Tensor], curvature: str, advice: str
+) -> None:
+    with pytest.raises(ModelError, match="Fitting needs about") as raised:
+        Explainer(mlp(), data, curvature=curvature, memory_limit=8, batch_size=2)
+    assert advice in str(raised.value)
+    with pytest.raises(ModelError, match="Fitting needs about") as raised:
+        Explainer(mlp(), data, curvature=curvature, memory_limit=8, batch_size=1)
+    assert "batch_size" not in str(raised.value)
 
 
 def test_a_class_in_place_of_a_curvature_and_a_number_in_place_of_parameters_are_told() -> None:
