@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import best, documents, fitting, heap, media, retraining
+from . import best, documents, fitting, media, retraining
 from .best import TopK
 from .curvature import Curvature, FisherLabels, as_curvature
 from .data import Collate, as_inputs, as_source, batch_length, map_tensors, row_values
@@ -203,20 +203,18 @@ class Explainer:
                 bar.total = self.train_size * self._curvature.passes
                 bar.update(done)
 
-            work = self.train_size * self.parameter_count * self._task.objective.dtype.itemsize
-            with heap.kept(work):
-                self._fitted = fitting.fit(
-                    self._task,
-                    self._curvature,
-                    self.dampings,
-                    self.damping,
-                    self._sizes,
-                    self._memory,
-                    self._storage,
-                    self._folder,
-                    self._features,
-                    report,
-                )
+            self._fitted = fitting.fit(
+                self._task,
+                self._curvature,
+                self.dampings,
+                self.damping,
+                self._sizes,
+                self._memory,
+                self._storage,
+                self._folder,
+                self._features,
+                report,
+            )
             bar.set_description("fitted")
         return self
 

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from . import heap
 from .curvature import Columns, Curvature, Eigenbasis, Held, Rotation, Setting
 from .data import Fingerprint
 from .errors import ChoiceError, DataError, ModelError, one_of
@@ -258,7 +259,9 @@ def fit(
     rows: Rows | None = None
     store: Store | None = None
     rotation: Rotation | None = None
-    with task.evaluating():
+    work = count * _gradient_bytes(task)
+    # Where memory is short malloc is left alone.
+    with heap.kept(work if work <= memory else 0), task.evaluating():
         for number in itertools.count():
             curvature.begin_pass(number)
             last = number == curvature.passes - 1
