@@ -178,11 +178,12 @@ class Explainer:
             lambda: alive()._ready().data_fingerprint,
         )
 
-    def fit(self, *, progress: bool = True) -> Explainer:
+    def fit(self, *, progress: bool | Progress = True) -> Explainer:
         """Rotate every training gradient into the curvature's eigenbasis, once.
 
         Args:
-            progress: Show a progress bar.
+            progress: Show a progress bar; or a function, called with the fraction done, 0 to 1, whose
+                exceptions stop the work.
 
         Returns:
             Itself, ready for questions.
@@ -191,17 +192,23 @@ class Explainer:
             DataError: Labels outside the model's outputs, NaN or infinite inputs (with the index).
             ModelError: Outputs or gradients that are not finite (with the index).
         """
+        told = _told(None if isinstance(progress, bool) else progress)
         self._fitted = (
             None  # whatever comes of this, the former answers are old; and two indexes need not fit
         )
+        done = 0
         with tqdm(
-            total=self.train_size * self._curvature.passes, unit=" examples", disable=not progress
+            total=self.train_size * self._curvature.passes, unit=" examples", disable=progress is not True
         ) as bar:
 
-            def report(stage: str, done: int) -> None:
-                bar.set_description(stage, refresh=not done)
-                bar.total = self.train_size * self._curvature.passes
-                bar.update(done)
+            def report(stage: str, examples: int) -> None:
+                nonlocal done
+                total = self.train_size * self._curvature.passes
+                bar.set_description(stage, refresh=not examples)
+                bar.total = total
+                bar.update(examples)
+                done += examples
+                told(0.9 * done / total)
 
             self._fitted = fitting.fit(
                 self._task,
@@ -216,6 +223,7 @@ class Explainer:
                 report,
             )
             bar.set_description("fitted")
+            told(1.0)
         return self
 
     # Asking
@@ -250,7 +258,7 @@ class Explainer:
         """
         chosen = self._damping(damping)
         one_of("method", method, METHODS)
-        told = progress or _silent
+        told = _told(progress)
         if method == "nearest":
             return torch.cat([*self._near(queries, labels, Neighbors.score, told)])
         blocks = self._gradient_blocks(queries, labels, told)
@@ -294,7 +302,7 @@ class Explainer:
         """
         chosen = [self._damping(damping)]
         scorer = self._scorer()
-        scorer.prepare(chosen, progress or _silent)
+        scorer.prepare(chosen, _told(progress))
         return scorer.index.self_influence(chosen)[0].clone()
 
     def examples(self, indices: Iterable[int]) -> pd.DataFrame:
@@ -453,7 +461,7 @@ class Explainer:
             top=min(top, self.train_size),
         )
         return documents.explain(
-            self._scorer(), fitted, asked, self._curvature.name, self._render, progress or _silent
+            self._scorer(), fitted, asked, self._curvature.name, self._render, _told(progress)
         )
 
     @cached_property
@@ -561,7 +569,7 @@ class Explainer:
             outputs = self._task.forward(inputs)
             targets, names, _ = documents.explained(self._task, outputs, labels, truth)
         return retraining.check(
-            self._scorer(), rows, inputs, targets, names, chosen, function, progress or _silent
+            self._scorer(), rows, inputs, targets, names, chosen, function, _told(progress)
         )
 
     def queries(
@@ -759,7 +767,7 @@ class Explainer:
         chosen = self._damping(damping)
         found: dict[Method, list[TopK]] = {method: [] for method in methods}
         scored: list[RelativeMethod] = [method for method in methods if method != "nearest"]
-        share, told = len(scored) / len(methods), progress or _silent
+        share, told = len(scored) / len(methods), _told(progress)
         blocks = self._gradient_blocks(queries, labels, stretch(told, 0.0, share)) if scored else ()
         for block, own in blocks:
             for method, top in best.top_k(self._scorer(), block, chosen, scored, k, sign, own).items():
@@ -826,5 +834,12 @@ def as_damping(value: Any) -> float:
     return number
 
 
-def _silent(fraction: float) -> None:
-    pass
+def _told(progress: Progress | None) -> Progress:
+    """What is told of the work; nobody where it is None."""
+    if progress is None:
+        return lambda fraction: None
+    if not callable(progress):
+        raise ChoiceError(
+            f"progress={progress!r}; expected a function of the fraction done, such as print, or None."
+        )
+    return progress

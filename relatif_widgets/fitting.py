@@ -27,6 +27,7 @@ from .gradients import GradientBatch
 from .index import Index
 from .neighbors import Features, Neighbors, Unkept, flatten_inputs
 from .normalizers import weights_bytes
+from .objective import module_of
 from .rows import Kept, Part, Rows, Waiting, choose, kept_part
 from .scoring import normalize
 from .task import BATCH, Task
@@ -50,9 +51,6 @@ _LEAN = ("low_rank", "ekfac", "kfac", "lissa")
 
 _READ = 64
 """Inputs that are read anew at once: a chance to cancel after each few."""
-
-_TURNED = 4096
-"""Rows that are rotated at once where they lie."""
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -192,7 +190,8 @@ class Store:
     def add(self, batch: GradientBatch) -> None:
         """Gradients of the next examples, which may wait for others to be rotated with them."""
         if self._rotation is None:
-            self._put(Rows((batch.gradients,)))
+            sole = batch.plan.sole(batch.objective)
+            self._put(Rows((batch.gradients,)) if sole is None else Rows(tuple(batch.parts())))
         elif not self._rotation.together:
             self._put(_stored(self._rotation.rotate_batch(batch), self._storage))
         else:
@@ -212,7 +211,7 @@ class Store:
             self._put(replace(found, gradients=together[0]) if self._whole else found)
 
     def _put(self, found: Rows) -> None:
-        self.moved = self.moved or any(bool(tensor.any()) for tensor in found.tensors)
+        self.moved = self.moved or found.anything
         self._rows = self._rows or found.room(self._count, self._folder)
         self._rows.put(slice(self._first, self._first + len(found)), found)
         self._first += len(found)
@@ -321,15 +320,15 @@ def _room(
 
 
 def _turned(rows: Rows, rotation: Rotation, storage: torch.dtype | None, folder: Path | None) -> Rows:
-    """Gradients rotated where they lie, for they are the largest thing here; then in the precision of storage."""
+    """Gradients rotated where they lie, if they were written out, for they are the largest thing here."""
     (whole,) = rows.parts
-    assert isinstance(whole, Tensor)
-    room = rows if storage in (None, whole.dtype) else rows[:1].to(storage).room(len(rows), folder)
     assert isinstance(rotation, Columns)
-    rotate = rotation.of_used(torch.split(whole, _TURNED))
-    for start in range(0, len(rows), _TURNED):
-        part = slice(start, start + _TURNED)
-        room.put(part, _stored(Rows((rotate(whole[part]),)), storage))
+    room = rows if isinstance(whole, Tensor) and storage in (None, whole.dtype) else None
+    for place, turned in rotation.turned(whole):
+        found = _stored(Rows((turned,)), storage)
+        room = room or found.room(len(rows), folder)
+        room.put(place, found)
+    assert room is not None
     return room
 
 
@@ -419,15 +418,17 @@ def check_memory(task: Task, curvature: Curvature, sizes: Sizes, memory: int) ->
     total = sum(parts.values())
     if total > memory:
         detail = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
-        ways = ['Score fewer parameters, such as parameters="fc"']
+        *others, last = (module_of(name) for name in task.objective.parameters)
+        ways = [f'score fewer parameters, such as parameters="{last}"'] if {*others} - {last} else []
         if curvature.name != "identity":
             leaner = '"identity"' if curvature.name in _LEAN else '"low_rank" or "ekfac"'
             ways.append(f"take a curvature that needs less, such as {leaner}")
         if sizes["part"] > 1:
             ways.append("set batch_size=1")
+        advice = ", ".join([*ways, "or raise memory_limit"]) if ways else "raise memory_limit"
         raise ModelError(
             f"Fitting needs about {in_bytes(total)} ({detail}), and {in_bytes(memory)} may be used. "
-            f"{', '.join(ways)}, or raise memory_limit."
+            f"{advice[0].upper()}{advice[1:]}."
         )
 
 
@@ -582,9 +583,12 @@ def unkept(neighbors: Neighbors | None) -> list[str]:
 
 def _row_bytes(task: Task, rotation: Rotation | None, storage: torch.dtype | None) -> int:
     size = task.objective.size
-    # Raw gradients are kept as they are until they are turned.
-    itemsize = (task.objective.dtype if storage is None or rotation is None else storage).itemsize
-    return size * itemsize if rotation is None else rotation.row_bytes(task.plan, size, itemsize)
+    plain, kept = task.objective.dtype.itemsize, (storage or task.objective.dtype).itemsize
+    if rotation is not None:
+        return rotation.row_bytes(task.plan, size, kept)
+    # Raw gradients are kept until they are turned: as they are, or the factors of an outer product.
+    sole = task.plan.sole(task.objective)
+    return size * plain if sole is None else size * kept + (sole.out + sole.into) * plain
 
 
 def _gradient_bytes(task: Task) -> int:

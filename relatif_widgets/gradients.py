@@ -47,6 +47,13 @@ class Plan:
     activations: int = 0
     apart: bool = False
 
+    def sole(self, objective: Objective) -> Layer | None:
+        """The layer that owns every chosen parameter and is applied once an example, if there is one."""
+        if self.way != "hooks" or len(self.layers) != 1:
+            return None
+        (layer,) = self.layers
+        return layer if layer.once and layer.groups == 1 and layer.size == objective.size else None
+
     def rest(self, objective: Objective) -> dict[str, Tensor]:
         """The chosen parameters that no layer covers."""
         starts = {at for layer in self.layers for at in (layer.weight_at, layer.bias_at)}

@@ -477,7 +477,7 @@ class Objective:
     def nothing_moves(self) -> ModelError:
         """The error for gradients that are all zero."""
         return ModelError(
-            f"Every gradient is zero: {', '.join(self.parameters)} do not move the loss of any example. "
+            f"Every gradient is zero: the loss of no example moves with {', '.join(self.parameters)}. "
             "Choose parameters that the output depends on (is there a .detach(), or a layer that is not used?)."
         )
 
@@ -539,6 +539,16 @@ def make_objective(
         parameters={name: values[name] for name in chosen},
         frozen={name: value for name, value in values.items() if name not in chosen},
     )
+
+
+def module_of(parameter: str) -> str:
+    """The module that owns a parameter, by their names.
+
+    >>> module_of("net.fc.weight"), module_of("conv.parametrizations.weight.original0")
+    ('net.fc', 'conv')
+    """
+    module, parametrised, _ = parameter.partition(".parametrizations.")
+    return module if parametrised else parameter.rpartition(".")[0]
 
 
 def _chosen_names(model: nn.Module, parameters: ParameterChoice) -> list[str]:

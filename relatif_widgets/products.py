@@ -64,16 +64,16 @@ def product(
     if count == 1 or small or short:
         return rows @ vectors.T
     if wide or not _by_onednn(rows, vectors):
-        return (rows @ _padded(vectors, _HALF).T)[:, :count]
+        return (rows @ padded(vectors).T)[:, :count]
     if stripes > 1:
         return _striped(rows, vectors, stripes)
     if _LANES < count <= _FEW:
-        vectors = _padded(vectors, _LANES)
+        vectors = padded(vectors, _LANES)
     return _convolved(rows, vectors)[:, :count]
 
 
-def _padded(vectors: Float[Tensor, "vector dim"], lanes: int) -> Float[Tensor, "padded dim"]:
-    """As many as fill all lanes, by zeros."""
+def padded(vectors: Float[Tensor, "vector dim"], lanes: int = _HALF) -> Float[Tensor, "padded dim"]:
+    """As many as fill all lanes, by zeros, so that `product` need not lay them out for that."""
     return functional.pad(vectors, (0, 0, 0, -len(vectors) % lanes)) if len(vectors) % lanes else vectors
 
 
@@ -90,8 +90,8 @@ def _striped(
 ) -> Float[Tensor, "row vector"]:
     """The products of each stripe with its own part of the vectors, and their sum."""
     count = len(vectors)
-    padded = _padded(vectors, _HALF)
-    kernels = padded.reshape(len(padded), stripes, -1).transpose(0, 1).flatten(0, 1)
+    full = padded(vectors)
+    kernels = full.reshape(len(full), stripes, -1).transpose(0, 1).flatten(0, 1)
     return _convolved(rows, kernels, stripes).view(len(rows), stripes, -1).sum(1)[:, :count]
 
 

@@ -100,6 +100,14 @@ class Rows:
             for part in self.parts
         ]
 
+    @property
+    def anything(self) -> bool:
+        """Whether any of the gradients has a number other than zero."""
+        moving = [
+            part.left.any(1) & part.right.any(1) if isinstance(part, Outer) else part for part in self.parts
+        ]
+        return any(bool(some.any()) for some in (*moving, self.squares) if some is not None)
+
     def to(self, dtype: torch.dtype) -> Rows:
         """The same in another precision; `squares` stay in float64."""
         return replace(self._map(lambda tensor: tensor.to(dtype)), squares=self.squares)
@@ -117,10 +125,10 @@ class Rows:
         """
         return self._map(lambda tensor: _room(tensor, (count, *tensor.shape[1:]), folder))
 
-    def put(self, place: slice, rows: Rows) -> None:
+    def put(self, place: slice | Tensor, rows: Rows) -> None:
         """Write some rows."""
-        for mine, theirs in zip(self[place].tensors, rows.tensors, strict=True):
-            mine.copy_(theirs)
+        for mine, theirs in zip(self.tensors, rows.tensors, strict=True):
+            mine[place] = theirs
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Rows:
         return Rows(

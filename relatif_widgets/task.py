@@ -172,9 +172,7 @@ class Task:
         """One target per query, from class names, indices or values."""
         plain = [self.class_index(label) if isinstance(label, str) else label for label in as_labels(labels)]
         if len(plain) != count:
-            raise DataError(
-                f"{name} has {len(plain)} entries for {count} queries; expected one target per query."
-            )
+            raise DataError(f"{len(plain)} {name} for {count} queries; expected one target per query.")
         try:
             values = torch.as_tensor(np.asarray(plain))
         except (TypeError, ValueError) as error:

@@ -23,12 +23,18 @@ from relatif_widgets.curvature import (
     LowRank,
     affordable_rank,
     as_curvature,
+    base,
     dense,
+    sole_layer,
 )
 from relatif_widgets.curvature.base import Columns, Setting, eigh
 from relatif_widgets.curvature.labels import Labels
-from relatif_widgets.gradients import GradientBatch
+from relatif_widgets.curvature.sole_layer import LayerColumns
+from relatif_widgets.gradients import GradientBatch, Plan
+from relatif_widgets.layers import Layer
 from relatif_widgets.objective import make_objective
+from relatif_widgets.products import product
+from relatif_widgets.rows import Outer, Part
 
 LOSS = nn.CrossEntropyLoss(reduction="none")
 
@@ -82,8 +88,10 @@ def test_the_fisher_of_a_single_layer_pair_by_pair_of_outputs(
         model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
         parameters = "2" if place == "last layer" else ["0.bias", "0.weight"]
     model = model.double()
-    monkeypatch.setattr(dense._OuterSum, "WAITING", 16)
-    monkeypatch.setattr(dense._OuterSum, "PANEL", 2)
+    monkeypatch.setattr(sole_layer, "WAITING", 250)  # numbers: some 16 examples
+    monkeypatch.setattr(sole_layer, "ALIKE", 8)
+    monkeypatch.setattr(sole_layer, "RARE", 0.2)
+    monkeypatch.setattr(sole_layer, "PANEL", 2)
     options = {"loss": chosen, "parameters": parameters, "curvature": "fisher", "batch_size": 7}
     zero_rows: list[int] = []
     plain_eigh = dense.eigh
@@ -96,10 +104,11 @@ def test_the_fisher_of_a_single_layer_pair_by_pair_of_outputs(
     out, idle = 5 if place == "inner layer" else 3, 0 if place == "last layer" else 1
     # A softmax does not see all outputs move together, and no output sees an input that is always zero.
     assert zero_rows == [out * into - (out - balanced) * (into - idle)]
-    flushes: list[object] = []
-    monkeypatch.setattr(dense, "_only_layer", flushes.append)
+    monkeypatch.setattr(Plan, "sole", lambda *_: None)
+    added: list[object] = []
+    monkeypatch.setattr(sole_layer.FisherSum, "add", added.append)
     by_rows = matrix(Explainer(model, (x, y), **options).fit(progress=False))
-    assert flushes  # the second one went the other way
+    assert not added  # the second one went the other way
     torch.testing.assert_close(by_pairs, by_rows, rtol=1e-10, atol=1e-13)
 
 
@@ -704,8 +713,8 @@ def test_large_matrices_go_to_numpys_lapack_and_back_where_it_gives_up(
     assert len(asked) == 3
 
 
-def test_what_no_gradient_has_costs_nothing_to_rotate() -> None:
-    """A parameter that nothing moves, and one that moves only in some rows."""
+def test_what_no_gradient_has_costs_nothing_to_rotate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parameter that nothing moves."""
     torch.manual_seed(0)
     vectors = torch.zeros(5, 5, dtype=torch.float64)
     vectors[2, 0] = 1
@@ -713,10 +722,81 @@ def test_what_no_gradient_has_costs_nothing_to_rotate() -> None:
         torch.randn(4, 4).double()
     ).Q
     gradients = torch.randn(7, 5, dtype=torch.float64)
-    gradients[:, 2] = 0
-    rotation = Columns(vectors)
-    for blocks in (gradients.split(3), [torch.ones(1, 5)]):
-        torch.testing.assert_close(rotation.of_used(blocks)(gradients), gradients @ vectors)
+    widths: list[int] = []
+    monkeypatch.setattr(base, "TURNED", 3)
+    monkeypatch.setattr(
+        base, "product", lambda rows, vectors: widths.append(rows.shape[1]) or product(rows, vectors)
+    )
+    for moving, width in ((gradients, 5), (gradients * torch.tensor([1, 1, 0, 1, 1]), 4)):
+        widths.clear()
+        torch.testing.assert_close(turned(Columns(vectors), moving), moving @ vectors)
+        assert widths == [width] * 3
+
+
+def turned(rotation: Columns, whole: Part) -> Tensor:
+    """All rows, each written once."""
+    found = torch.full((len(whole), rotation.vectors.shape[1]), torch.nan, dtype=torch.float64)
+    for place, rows in rotation.turned(whole):
+        assert bool(found[place].isnan().all())
+        found[place] = rows
+    return found
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("reflected", [True, False])
+def test_a_sole_layers_gradients_are_rotated_by_their_factors(
+    bias: bool, reflected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    columns = 3 if bias else 4
+    layer = Layer("", 1, 3, 4, 0, 9 if bias else None, False, once=True)
+    monkeypatch.setattr(sole_layer, "ALIKE", 8)
+    monkeypatch.setattr(sole_layer, "RARE", 0.2)
+    inputs = torch.randn(30, 4, dtype=torch.float64)
+    inputs[:, 0] = 0
+    inputs[1:, 2] = 0  # one example alone has it
+    slopes = torch.randn(30, 3, dtype=torch.float64)
+    if reflected:
+        slopes -= slopes.mean(1, keepdim=True)
+    gradients = torch.zeros(30, 12, dtype=torch.float64)
+    outer = slopes[:, :, None] * inputs[:, None]
+    gradients[:, : 3 * columns] = outer[:, :, :columns].flatten(1)
+    if bias:
+        gradients[:, 9:] = outer[:, :, 3]
+    rotation = LayerColumns(torch.linalg.qr(torch.randn(12, 12).double()).Q, layer, reflected=reflected)
+    (right,) = rotation.rotate(gradients).parts
+    widths: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        sole_layer, "product", lambda rows, vectors: widths.append(rows.shape) or product(rows, vectors)
+    )
+    torch.testing.assert_close(turned(rotation, Outer(slopes, inputs)), right)
+    moving = 2 if reflected else 3
+    # What one example alone has costs the others nothing, and what nobody has nobody.
+    assert {width for _, width in widths} == {2 * moving, 3 * moving}
+    assert [rows for rows, width in widths if width == 3 * moving] == [1]
+    assert sum(rows for rows, _ in widths) == 30
+
+
+def test_examples_are_alike_that_lack_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = torch.tensor([[1.0, 0, 2], [0, 3, 0], [1, 0, 0], [0, 1, 0], [0, 2, 0], [1, 0, 1], [4, 2, 0]])
+    sizes = torch.tensor([[1.0, 0], [0, 1], [2, 1], [0, 2], [1, 3], [3, 1], [0, 1]])
+
+    def found() -> list[tuple[list[int], list[int]]]:
+        return [(rows.tolist(), common.tolist()) for rows, common in sole_layer.alike(inputs, sizes)]
+
+    assert found() == [([0, 2, 5, 1, 3, 4, 6], [0, 1, 2])]
+    monkeypatch.setattr(sole_layer, "ALIKE", 4)
+    monkeypatch.setattr(sole_layer, "RARE", 0.4)
+    # The first of the second output comes after those of the first; the last example's first input is rare.
+    assert found() == [([0, 2, 5], [0, 2]), ([3, 4], [1]), ([1, 6], [0, 1])]
+
+
+@pytest.mark.parametrize("name", ["fisher", "empirical_fisher", "hessian"])
+def test_where_no_input_is_ever_anything_but_zero(name: str) -> None:
+    model = nn.Linear(3, 2, bias=False)
+    x, y = torch.zeros(6, 3), torch.tensor([0, 1] * 3)
+    with pytest.raises(ModelError, match="Every gradient is zero"):
+        Explainer(model, (x, y), curvature=name).fit(progress=False)
 
 
 def test_zero_rows_are_left_out_of_the_eigendecomposition() -> None:

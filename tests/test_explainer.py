@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from relatif_widgets import ChoiceError, DataError, Explainer, ModelError, RelatifError, scores
+from relatif_widgets.errors import Cancelled
 from relatif_widgets.explanation import METHODS
 
 CRITERIA = ["influence", "theta_relative", "loss_relative"]
@@ -426,7 +427,7 @@ def test_unknown_choices_are_refused(
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda e, x: e.scores(x[:3], [0, 1]), "labels has 2 entries for 3 queries"),
+        (lambda e, x: e.scores(x[:3], [0, 1]), "2 labels for 3 queries"),
         (
             lambda e, x: e.scores(x[:2], [0, 3]),
             "labels: Label 3 of example 1 is outside the model's 3 outputs",
@@ -639,7 +640,7 @@ class Detached(Random):
     [
         (Random, "outputs differ between two runs on the same inputs.*F.dropout"),
         (Coupled, "depends on the rest of its batch"),
-        (Detached, "Every gradient is zero: linear.weight, linear.bias"),
+        (Detached, "Every gradient is zero: .* moves with linear.weight, linear.bias"),
     ],
 )
 def test_models_that_have_no_per_example_gradients_are_refused(
@@ -761,7 +762,10 @@ def test_losses_that_cannot_be_differentiated_are_refused(loss: object, message:
     [
         ("fisher", ', take a curvature that needs less, such as "low_rank" or "ekfac", set batch_size=1, or'),
         ("kfac", ', take a curvature that needs less, such as "identity", set batch_size=1, or raise'),
-        ("identity", '"fc", set batch_size=1, or raise memory_limit.'),
+        (
+            "identity",
+            'Score fewer parameters, such as parameters="2", set batch_size=1, or raise memory_limit.',
+        ),
     ],
 )
 def test_advice_on_memory_names_only_what_needs_less(
@@ -773,6 +777,39 @@ def test_advice_on_memory_names_only_what_needs_less(
     with pytest.raises(ModelError, match="Fitting needs about") as raised:
         Explainer(mlp(), data, curvature=curvature, memory_limit=8, batch_size=1)
     assert "batch_size" not in str(raised.value)
+
+
+def test_fewer_parameters_are_no_advice_where_one_layer_is_scored(data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ModelError, match=r"may be used\. Raise memory_limit\.$"):
+        Explainer(mlp(), data, parameters="2", curvature="identity", memory_limit=8, batch_size=1)
+
+
+def test_a_fit_tells_a_function_how_far_it_is(data: tuple[Tensor, Tensor]) -> None:
+    told: list[float] = []
+    explainer = Explainer(mlp(), data, curvature="kfac", batch_size=5)
+    explainer.fit(progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1
+    assert len({*told}) >= 2 * len(data[0]) // 5  # two passes
+
+    def stop(share: float) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        explainer.fit(progress=stop)
+    with pytest.raises(RelatifError, match=r"call explainer.fit\(\) first"):
+        explainer.scores(data[0][:1])
+
+
+@pytest.mark.parametrize("ask", ["fit", "scores", "top_k", "self_influence", "explain"])
+def test_progress_is_a_function(ask: str, data: tuple[Tensor, Tensor]) -> None:
+    explainer = Explainer(mlp(), data).fit(progress=False)
+    given = {
+        "fit": ("yes",), "scores": (True, data[0][:1]), "top_k": (True, data[0][:1]), "self_influence": (1,),
+        "explain": ("bar", data[0][0]),
+    }[ask]  # fmt: skip
+    with pytest.raises(ChoiceError, match=f"progress={given[0]!r}; expected a function of the fraction done"):
+        getattr(explainer, ask)(*given[1:], progress=given[0])
 
 
 def test_a_class_in_place_of_a_curvature_and_a_number_in_place_of_parameters_are_told() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -17,14 +17,14 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import scores
 from ..errors import ModelError
 from ..gradients import GradientBatch, Plan
 from ..objective import Objective
-from ..products import product
+from ..products import padded, product
 from ..rows import Outer, Part, Rows
 
 Held = Literal["none", "part", "row"]
@@ -33,6 +33,9 @@ Held = Literal["none", "part", "row"]
 
 _LARGE = 2048
 """Rows of a matrix whose eigenvectors take seconds."""
+
+TURNED = 4096
+"""Gradients that are rotated at once where they lie."""
 
 Split = Callable[[Tensor], list[Tensor]]
 
@@ -81,6 +84,12 @@ def eigh(
         f"The eigendecomposition of a {matrix.shape[-1]:,}×{matrix.shape[-1]:,} curvature did not converge. "
         "Scale the inputs to about 1, or choose another curvature."
     )
+
+
+def span(places: Int[Tensor, "some"]) -> slice | Tensor:
+    """Ascending places as a slice, which is quicker to write to, where none between them is missing."""
+    first, last = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+    return slice(first, last) if last - first == len(places) else places
 
 
 def formed(plan: Plan, size: int, held: Held) -> int:
@@ -193,21 +202,23 @@ class Columns(Rotation):
     def back(self, rows: Rows) -> Float[Tensor, "batch param"]:
         return self.leave(product(rows.dense(), self.vectors))
 
-    def of_used(self, blocks: Iterable[Tensor]) -> Callable[[Tensor], Float[Tensor, "batch dim"]]:
-        """`rotate` of these gradients: what is zero in all of them, as pixels that are always black, costs nothing."""
-        used = torch.stack([self.enter(block).any(dim=0) for block in blocks]).any(dim=0)
-        if bool(used.all()):
-            return lambda gradients: product(self.enter(gradients), self.vectors.T)
-        rows = torch.nonzero(used)[:, 0]
-        columns = torch.nonzero(self.vectors[rows].any(dim=0))[:, 0]
-        vectors = self.vectors[rows[:, None], columns].T.contiguous()
+    def turned(self, whole: Part) -> Iterator[tuple[slice | Tensor, Float[Tensor, "some dim"]]]:
+        """`rotate` of all gradients, some of them at a time; what all of them lack, as numbers of pixels that are
+        always black, costs nothing.
 
-        def rotate(gradients: Tensor) -> Tensor:
-            found = gradients.new_zeros(len(gradients), self.vectors.shape[1])
-            turned = product(self.enter(gradients).index_select(1, rows), vectors)
-            return found.index_copy_(1, columns, turned)
-
-        return rotate
+        Yields:
+            Which, and their rows; the next take these rows' place.
+        """
+        assert isinstance(whole, Tensor)
+        blocks = torch.split(whole, TURNED)
+        used = torch.nonzero(torch.stack([self.enter(block).any(dim=0) for block in blocks]).any(dim=0))[:, 0]
+        columns = torch.nonzero(self.vectors[used].any(dim=0))[:, 0]
+        vectors = padded(self.vectors[used[:, None], columns].T)
+        room = whole.new_zeros(min(TURNED, len(whole)), self.vectors.shape[1])
+        for first, block in zip(range(0, len(whole), TURNED), blocks, strict=True):
+            found = product(self.enter(block)[:, used], vectors)
+            room[: len(block), span(columns)] = found[:, : len(columns)]
+            yield slice(first, first + len(block)), room[: len(block)]
 
     def row_bytes(self, plan: Plan, size: int, itemsize: int) -> int:
         return self.vectors.shape[1] * itemsize + (0 if self.complete else 8)
