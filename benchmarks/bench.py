@@ -48,6 +48,9 @@ TITLES = {
     "dattri": "dattri 0.3.0",
     "trak": "TRAK 0.3.2",
 }
+STOPS = 11
+"""Dampings of the slider, at each of which a query is scored."""
+
 LIMIT, LONG = 1200, 5400
 """Seconds that a configuration may take, and a large model."""
 
@@ -225,9 +228,11 @@ def section(of: str, kept: dict[str, Result], quick: bool) -> list[str]:
                 streams, shown = (result[what] / result["streamed"] for what in ("prepare", "click"))
                 sure = f"{result['certified']:.0%}"
                 work = max(result["batch"].values()) / result["product"]
+                stops = result["prepare"] / (STOPS * result["product"] / max(map(int, result["batch"])))
                 lines.append(
                     f"- {TITLES[name]}: index {result['index'] / 1e9:.2f} GB; the tables of a new query take "
-                    f"{streams:.1f} × as long as streaming that once, with the document {shown:.1f} ×; top 5 "
+                    f"{streams:.1f} × as long as streaming that once, with the document {shown:.1f} ×, and "
+                    f"{stops:.1f} × one plain float32 product of all gradients with a vector for each stop; top 5 "
                     f"certified for {sure} of 100 queries (IF); the largest batch {work:.2f} × the time of one "
                     "plain float32 product of all gradients at this machine's rate."
                 )

@@ -32,6 +32,9 @@ MANY = 64
 _STEP = 1 << 24
 """Numbers that are made at once: rows in another precision, or scores."""
 
+_FEW = 1 << 23
+"""The same for few columns, whose product is through with rows while these are in the processor's cache."""
+
 _READ = 1 << 27
 """Numbers of the rows that are read at once."""
 
@@ -263,7 +266,7 @@ class Index:
         Args:
             queries: Rotated query gradients, complete.
             dampings: The stops.
-            step: Training rows per part; by default what is made of one takes about 64 MB.
+            step: Training rows per part; by default what is made of one takes 32 or 64 MB.
             dtype: In which to multiply: None for the model's precision, or what `quickest` says
                 where scores are only for a shortlist. It rounds rows, queries and scores.
 
@@ -277,11 +280,12 @@ class Index:
         if step is None:
             columns = len(queries) * len(dampings)
             made = max(columns, rotated.numbers(self.rows, columns, dtype or self.dtype))
-            step = max(1, min(_STEP // made, _READ // sum(queries.sizes)))
+            step = max(1, min((_STEP if columns >= MANY else _FEW) // made, _READ // sum(queries.sizes)))
         ready = list(rotated.preconditioned(queries, weights, dtype or self.dtype))
+        room = rotated.Room()
         for start in range(0, self.count, step):
             part = slice(start, min(start + step, self.count))
-            yield part, rotated.products(ready, self.rows[part], self.dtype)
+            yield part, rotated.products(ready, self.rows[part], self.dtype, room)
 
     def pairs(
         self, rows: Int[Tensor, "pair"], at: Int[Tensor, "pair"], queries: Rows, damping: float

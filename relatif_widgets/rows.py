@@ -285,11 +285,42 @@ def numbers(rows: Rows, columns: int, dtype: torch.dtype) -> int:
     return max(map(of, rows.parts, rows.sizes))
 
 
+class Room:
+    """Memory for numbers in another precision, which is written to again and again.
+
+    Rows of tens of megabytes in memory of their own each time took three times as long: the system hands
+    it out page by page, filled with zeros.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[torch.dtype, Tensor] = {}
+
+    def cast(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """These in that precision, until the next; themselves if they are in it."""
+        if values.dtype == dtype:
+            return values
+        room = self._numbers.get(dtype)
+        if room is None or room.numel() < values.numel():
+            room = self._numbers[dtype] = values.new_empty(values.numel(), dtype=dtype)
+        return room[: values.numel()].view(values.shape).copy_(values)
+
+
 def products(
-    queries: Iterable[Float[Tensor, "query stop _"]], train: Rows, dtype: torch.dtype
+    queries: Iterable[Float[Tensor, "query stop _"]],
+    train: Rows,
+    dtype: torch.dtype,
+    room: Room | None = None,
 ) -> Float[Tensor, "query stop row"]:
-    """Σ w c_test c_i over all parts, summed in the given precision; see `scores.influence`."""
+    """Σ w c_test c_i over all parts, summed in the given precision; see `scores.influence`.
+
+    Args:
+        queries: w c_test, part by part.
+        train: c_i.
+        dtype: Of the scores.
+        room: For rows in the precision of the queries; by default they get their own.
+    """
     total: Tensor | None = None
+    room = room or Room()
     for query, part in zip(queries, train.parts, strict=True):
         if isinstance(part, Outer) and query.shape[0] * query.shape[1] < part.right.shape[1]:
             left, right = part.left.to(dtype), part.right.to(dtype)
@@ -299,7 +330,7 @@ def products(
             score = flat.reshape(*query.shape[:2], len(train))
         else:
             dense = part.dense() if isinstance(part, Outer) else part
-            score = scores.influence(query, dense.to(query.dtype)).to(dtype)
+            score = scores.influence(query, room.cast(dense, query.dtype)).to(dtype)
         total = score if total is None else total.add_(score)
     assert total is not None
     return total

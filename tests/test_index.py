@@ -23,7 +23,7 @@ from relatif_widgets.gradients import GradientBatch
 from relatif_widgets.index import Index, RelativeMethod
 from relatif_widgets.neighbors import Unkept
 from relatif_widgets.normalizers import weights_bytes
-from relatif_widgets.rows import Outer, Rows, choose, dots, part_products, preconditioned
+from relatif_widgets.rows import Outer, Room, Rows, choose, dots, part_products, preconditioned
 from relatif_widgets.scoring import Scorer
 
 
@@ -634,3 +634,16 @@ def test_a_truncated_index_in_float32_scores_the_confident_as_float64_does(
         torch.testing.assert_close(found, right, rtol=2e-4, atol=2e-5 * float(right.abs().max()))
         top = part.top_k(queries.float(), k=5, method=method)
         torch.testing.assert_close(top.scores.double(), right.gather(1, top.indices), rtol=2e-4, atol=0)
+
+
+def test_rows_in_another_precision_take_the_same_memory_again() -> None:
+    room = Room()
+    one, other = torch.randn(3, 4).to(torch.bfloat16), torch.randn(2, 4).to(torch.bfloat16)
+    first = room.cast(one, torch.float32)
+    assert torch.equal(first, one.float())
+    second = room.cast(other, torch.float32)
+    assert torch.equal(second, other.float())
+    assert second.data_ptr() == first.data_ptr()
+    larger = torch.randn(5, 4).to(torch.bfloat16)
+    assert torch.equal(room.cast(larger, torch.float32), larger.float())
+    assert room.cast(one, torch.bfloat16) is one
