@@ -714,7 +714,7 @@ def test_large_matrices_go_to_numpys_lapack_and_back_where_it_gives_up(
 
 
 def test_what_no_gradient_has_costs_nothing_to_rotate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parameter that nothing moves."""
+    """A parameter that nothing moves, and one that moves only in some rows."""
     torch.manual_seed(0)
     vectors = torch.zeros(5, 5, dtype=torch.float64)
     vectors[2, 0] = 1
@@ -727,7 +727,9 @@ def test_what_no_gradient_has_costs_nothing_to_rotate(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         base, "product", lambda rows, vectors: widths.append(rows.shape[1]) or product(rows, vectors)
     )
-    for moving, width in ((gradients, 5), (gradients * torch.tensor([1, 1, 0, 1, 1]), 4)):
+    never, late = gradients.clone(), gradients.clone()
+    never[:, 2] = late[:5, 2] = 0
+    for moving, width in ((gradients, 5), (never, 4), (late, 5)):
         widths.clear()
         torch.testing.assert_close(turned(Columns(vectors), moving), moving @ vectors)
         assert widths == [width] * 3

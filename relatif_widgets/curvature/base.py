@@ -210,15 +210,15 @@ class Columns(Rotation):
             Which, and their rows; the next take these rows' place.
         """
         assert isinstance(whole, Tensor)
-        blocks = torch.split(whole, TURNED)
-        used = torch.nonzero(torch.stack([self.enter(block).any(dim=0) for block in blocks]).any(dim=0))[:, 0]
+        used = torch.nonzero(whole.any(dim=0))[:, 0]
         columns = torch.nonzero(self.vectors[used].any(dim=0))[:, 0]
         vectors = padded(self.vectors[used[:, None], columns].T)
         room = whole.new_zeros(min(TURNED, len(whole)), self.vectors.shape[1])
-        for first, block in zip(range(0, len(whole), TURNED), blocks, strict=True):
-            found = product(self.enter(block)[:, used], vectors)
-            room[: len(block), span(columns)] = found[:, : len(columns)]
-            yield slice(first, first + len(block)), room[: len(block)]
+        for first in range(0, len(whole), TURNED):
+            part = slice(first, first + TURNED)
+            found = product(whole[part][:, used], vectors)
+            room[: len(found), span(columns)] = found[:, : len(columns)]
+            yield part, room[: len(found)]
 
     def row_bytes(self, plan: Plan, size: int, itemsize: int) -> int:
         return self.vectors.shape[1] * itemsize + (0 if self.complete else 8)

@@ -19,15 +19,20 @@ from .sole_layer import FisherSum, LayerColumns
 
 
 class Dense(OnePass):
-    """An average of P×P matrices over the training set; subclasses say of which."""
+    """An average of P×P matrices over the training set; subclasses say of which.
+
+    Attributes:
+        semidefinite: Whether no eigenvalue is below zero.
+        reflects: Whether the sum is of reflected outputs where one layer is all that is scored; see `FisherSum`.
+    """
 
     detail: str
     semidefinite = True
+    reflects = False
 
     def begin(self, setting: Setting) -> None:
         objective = setting.objective
         self._layer = setting.plan.sole(objective)
-        self._reflected = False
         self._total = torch.zeros(
             objective.size, objective.size, dtype=torch.float64, device=objective.device
         )
@@ -51,7 +56,7 @@ class Dense(OnePass):
         vectors = vectors.to(self._objective.dtype)
         rotation = Columns(vectors)
         if self._layer is not None:
-            rotation = LayerColumns(vectors, self._layer, reflected=self._reflected)
+            rotation = LayerColumns(vectors, self._layer, reflected=self.reflects)
         return Eigenbasis(self.detail, rotation, eigenvalues, size=len(eigenvalues))
 
     def decompose(
@@ -81,11 +86,11 @@ class Fisher(Dense):
     name = "fisher"
     detail = "exact Fisher"
     uses_jacobian = True
+    reflects = True
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
         self._outer = None if self._layer is None else FisherSum(self._layer, self._total, setting.memory)
-        self._reflected = self._outer is not None
 
     def update(self, batch: GradientBatch) -> None:
         if self._outer is None:

@@ -90,9 +90,7 @@ class LayerColumns(Columns):
         return self._reflected(found) if self._reflect else found
 
     def turned(self, whole: Part) -> Iterator[tuple[slice | Tensor, Float[Tensor, "some dim"]]]:
-        if not isinstance(whole, Outer):
-            yield from super().turned(whole)
-            return
+        assert isinstance(whole, Outer)
         slopes, inputs, first = whole.left, whole.right, 0
         if self._reflect:
             slopes = slopes @ reflection(self._layer.out, slopes)
@@ -138,13 +136,13 @@ class FisherSum:
     Args:
         layer: Which.
         total: Where the sum is asked for, zeros.
-        memory: Bytes that examples which wait may take.
+        memory: Bytes that a fit may take. Examples that wait take an eighth at the most, in float32.
     """
 
     def __init__(self, layer: Layer, total: Float[Tensor, "param param"], memory: int) -> None:
         self._layer = layer
         self._whole = total
-        self._waiting = Waiting(min(WAITING, memory // 64))
+        self._waiting = Waiting(min(WAITING, memory // 64))  # numbers of 4 bytes, twice while they are joined
         # Inputs in the order of their first use.
         self._used = torch.empty(0, dtype=torch.int64, device=total.device)
         self._sum = total.new_zeros(
